@@ -1,0 +1,18 @@
+"""tinyres: residual networks from scratch, on NumPy and CuPy, with instruments that show how gradients flow."""
+
+from tinyres import functional, models, nn, optim
+from tinyres.autograd import Tensor, detect_anomaly, differentiable, no_grad
+from tinyres.backend import manual_seed
+
+__version__ = "0.1.0"
+__all__ = [
+    "Tensor",
+    "detect_anomaly",
+    "differentiable",
+    "functional",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "optim",
+]

@@ -1,0 +1,96 @@
+"""The one place that knows NumPy and CuPy both exist.
+
+Everything else asks an array for the module that made it, ``xp(x)``, and calls that: the array decides where
+the work is done, and no kernel is written twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any  # a numpy.ndarray or a cupy.ndarray
+
+DEVICES = ("cpu", "cuda")
+
+# How much scratch memory a blocked kernel may fill before it is used: on a CPU what stays in the cache,
+# on a GPU what keeps its cores busy.
+BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+
+
+def xp(array: Array) -> Any:
+    """The array module that made `array`: `numpy` for host arrays and scalars, else `cupy`."""
+    if isinstance(array, np.ndarray | np.generic | int | float):
+        return np
+    return importlib.import_module(type(array).__module__.partition(".")[0])
+
+
+def device_of(array: Array) -> str:
+    """ "cpu" or "cuda": where the memory of `array` is."""
+    return "cpu" if isinstance(array, np.ndarray | np.generic) else "cuda"
+
+
+def to_host(array: Array) -> np.ndarray[Any, Any]:
+    """`array` as a NumPy array; copied from the GPU if it lives there (which waits for the GPU)."""
+    return np.asarray(array if device_of(array) == "cpu" else array.get())
+
+
+def to_device(array: Array, device: str) -> Array:
+    """`array` on `device` ("cpu" or "cuda"); itself if it is there already."""
+    if device not in DEVICES:
+        raise ValueError(f"device is {device!r}, expected one of {', '.join(map(repr, DEVICES))}")
+    if device_of(array) == device:
+        return array
+    return to_host(array) if device == "cpu" else cupy().asarray(array)
+
+
+def cupy() -> Any:
+    """The module `cupy`, once it is sure that it is installed and that a GPU answers."""
+    try:
+        module = importlib.import_module("cupy")
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "device 'cuda' needs CuPy, which is not installed: pip install 'tinyres[cuda13]' (or 'tinyres[cuda12]')"
+        ) from error
+    try:
+        count = module.cuda.runtime.getDeviceCount()
+    except module.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(f"device 'cuda' was asked for, but CuPy found no GPU: {error}") from error
+    if count == 0:
+        raise RuntimeError("device 'cuda' was asked for, but CuPy found no GPU")
+    return module
+
+
+def blocks(count: int, bytes_each: int, array: Array) -> Iterator[slice]:
+    """Cut ``range(count)`` into slices whose items together need about `BLOCK_BYTES` on `array`'s device."""
+    step = max(1, BLOCK_BYTES[device_of(array)] // max(1, bytes_each))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+# Random numbers are drawn on the host, so that a CPU run and a GPU run draw the same.
+_generator = np.random.default_rng()
+
+
+def manual_seed(seed: int) -> None:
+    """Restart the generator that initialisers and dropout draw from."""
+    global _generator
+    _generator = np.random.default_rng(seed)
+
+
+def generator() -> np.random.Generator:
+    """The generator that initialisers and dropout draw from."""
+    return _generator
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The generator's state: plain numbers and strings, so it can be written as JSON."""
+    return dict(_generator.bit_generator.state)
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put the generator back to a state that `get_rng_state` returned."""
+    _generator.bit_generator.state = state

@@ -1,0 +1,52 @@
+"""Element-wise non-linearities, softmax and dropout."""
+
+from __future__ import annotations
+
+from tinyres.backend import Array, device_of, generator, to_device, xp
+from tinyres.kernels.elementwise import Result
+
+
+def relu(input: Array) -> Result:
+    """Rectifier max(x, 0) (Nair & Hinton 2010). Any shape; the gradient at 0 is 0."""
+    y = xp(input).maximum(input, 0)
+    return y, lambda dy: dy * (y > 0)
+
+
+def sigmoid(input: Array) -> Result:
+    """Logistic function 1 / (1 + e⁻ˣ), computed as (1 + tanh(x/2)) / 2, which cannot overflow."""
+    y = 0.5 * (1 + xp(input).tanh(0.5 * input))
+    return y, lambda dy: dy * y * (1 - y)
+
+
+def tanh(input: Array) -> Result:
+    """Hyperbolic tangent."""
+    y = xp(input).tanh(input)
+    return y, lambda dy: dy * (1 - y * y)
+
+
+def softmax(input: Array, dim: int) -> Result:
+    """e^x / Σ e^x along `dim`."""
+    e = xp(input).exp(input - input.max(axis=dim, keepdims=True))
+    y = e / e.sum(axis=dim, keepdims=True)
+    return y, lambda dy: y * (dy - (dy * y).sum(axis=dim, keepdims=True))
+
+
+def log_softmax(input: Array, dim: int) -> Result:
+    """x − log Σ e^x along `dim`, shifted by the maximum so that nothing overflows."""
+    shifted = input - input.max(axis=dim, keepdims=True)
+    y = shifted - xp(input).log(xp(input).exp(shifted).sum(axis=dim, keepdims=True))
+    return y, lambda dy: dy - xp(y).exp(y) * dy.sum(axis=dim, keepdims=True)
+
+
+def dropout(input: Array, p: float = 0.5, training: bool = True) -> Result:
+    """In training: zero each element with probability p, scale the rest by 1/(1 − p) (Srivastava et al. 2014).
+
+    The mask is drawn from the host generator, so that a CPU and a GPU run drop the same elements.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p is {p}, expected a probability between 0 and 1")
+    if not training or p == 0:
+        return input, lambda dy: dy
+    kept = generator().random(input.shape) >= p
+    mask = to_device((kept / max(1 - p, 1e-12)).astype(input.dtype), device_of(input))
+    return input * mask, lambda dy: dy * mask

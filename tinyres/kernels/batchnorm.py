@@ -1,0 +1,240 @@
+"""Batch normalisation (Ioffe & Szegedy 2015), alone or with the addition and rectifier that follow it.
+
+Seen channels-last, a batch of images is a matrix X of R = N·H·W rows, one column a channel, and everything is a
+matter of columns. Forward is one affine form per channel, y = X·scale + shift; so is backward,
+dx = A·g + B·X + C. Both are limited by memory, not arithmetic: the work goes over X in blocks of rows that stay in
+the cache, and where an addition and a rectifier follow, they are done to each block before it leaves.
+
+The sums over rows are a vector of ones times the matrix, a product that BLAS does at the speed of memory. For few
+channels NumPy's inner loop would be short, so k rows are laid side by side: X is looked at as (R/k, k·C), with the
+per-channel vectors repeated k times.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyres.backend import Array, blocks, xp
+from tinyres.kernels.elementwise import Result
+from tinyres.kernels.windows import channels_first, channels_last
+
+
+def batch_norm(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Result:
+    """y = γ·(x − μ)/√(σ² + ε) + β for each channel (Ioffe & Szegedy 2015, Algorithm 1).
+
+    In training μ, σ² are those of the batch, gradients flow through them, and the running statistics, if given, are
+    moved towards them in place, by `momentum` (with the unbiased variance). In evaluation they are the running ones.
+
+    input: (N, C, H, W) or (N, C); running_mean, running_var, weight (γ), bias (β): (C,). Returns y like input.
+    """
+    y, pullback = fused(
+        "batch_norm", input, None, running_mean, running_var, weight, bias, training, momentum, eps, False
+    )
+
+    def without_residual(dy: Array) -> Any:
+        dx, _, _, _, dweight, dbias = pullback(dy)
+        return dx, None, None, dweight, dbias
+
+    return y, without_residual
+
+
+def batch_norm_add_relu(
+    input: Array,
+    residual: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Result:
+    """relu(batch_norm(x) + residual), or relu(batch_norm(x)) where residual is None, in one pass over memory.
+
+    Equal to the three operations one after the other to the last bit, forward and backward.
+    residual: like input. Everything else as for `batch_norm`.
+    """
+    return fused(
+        "batch_norm_add_relu",
+        input,
+        residual,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        True,
+    )
+
+
+def fused(
+    op: str,
+    input: Array,
+    residual: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> Result:
+    """The one batch norm behind both kernels. Its pullback gives dx, d residual, None, None, dγ, dβ."""
+    check(op, input, residual, running_mean, running_var, weight, bias, training)
+    module = xp(input)
+    x = Lanes(input)
+    if training:
+        mean, var = moments(x)
+        if running_mean is not None and running_var is not None:
+            running_mean += momentum * (mean.astype(running_mean.dtype) - running_mean)
+            running_var += momentum * ((var * (x.count / max(x.count - 1, 1))).astype(running_var.dtype) - running_var)
+    else:
+        mean, var = running_mean.astype("float64"), running_var.astype("float64")  # type: ignore[union-attr]
+    inverse_std = 1 / module.sqrt(var + eps)  # (C,), float64 like all per-channel vectors
+    gamma = inverse_std * (1 if weight is None else weight)
+
+    y = x.empty()
+    added = None if residual is None else Lanes(residual)
+    scale, shift = x.tile(gamma), x.tile((0 if bias is None else bias) - mean * gamma)
+    for rows in x.blocks():
+        block = module.multiply(x.rows[rows], scale, out=y.rows[rows])
+        block += shift
+        if added is not None:
+            block += added.rows[rows]
+        if relu:
+            module.maximum(block, 0, out=block)
+
+    activated = y.rows if relu else None  # all that backward needs of y
+
+    def pullback(dy: Array) -> Any:  # dy: like y
+        incoming = Lanes(dy)
+        g = x.empty() if relu else incoming  # the gradient by the norm's own output
+        dx = g if relu and residual is None else x.empty()  # g is ours alone then: write dx over it
+        sum_g, sum_gx = module.zeros(x.width, "float64"), module.zeros(x.width, "float64")
+        centre = x.tile(mean)
+        for rows in x.blocks():
+            if activated is not None:
+                module.multiply(incoming.rows[rows], activated[rows] > 0, out=g.rows[rows])
+            ones = module.ones(rows.stop - rows.start, dtype=x.sum_dtype)
+            sum_g += ones @ g.rows[rows].astype(x.sum_dtype, copy=False)
+            sum_gx += ones @ ((x.rows[rows] - centre) * g.rows[rows]).astype(x.sum_dtype, copy=False)
+        dbias, dweight = x.fold(sum_g), x.fold(sum_gx) * inverse_std  # (C,)
+
+        # dx = γ/s · (g − mean(g) − x̂·mean(g·x̂)) in training (Ioffe & Szegedy 2015, §3, gathered), γ/s · g otherwise
+        b = -gamma * inverse_std * dweight / x.count if training else 0 * gamma
+        a, b, offset = (
+            x.tile(gamma),
+            x.tile(b),
+            x.tile(-gamma * dbias / x.count - b * mean if training else 0 * gamma),
+        )
+        for rows in x.blocks():
+            block = module.multiply(g.rows[rows], a, out=dx.rows[rows])
+            if training:
+                block += x.rows[rows] * b
+                block += offset
+        return (
+            dx.images(),
+            None if residual is None else g.images(),
+            None,
+            None,
+            None if weight is None else dweight.astype(weight.dtype),
+            None if bias is None else dbias.astype(bias.dtype),
+        )
+
+    return y.images(), pullback
+
+
+class Lanes:
+    """A batch (N, C, H, W) or (N, C) seen as a matrix of rows of k·C numbers, k pixels side by side."""
+
+    def __init__(self, images: Array, least: int = 512) -> None:
+        last = channels_last(images) if images.ndim == 4 else xp(images).ascontiguousarray(images)  # (…, C)
+        self.shape, self.channels, self.count = last.shape, last.shape[-1], last.size // last.shape[-1]
+        k = 1
+        while self.count % (2 * k) == 0 and k * self.channels < least:
+            k *= 2
+        self.k, self.width = k, k * self.channels
+        self.rows = last.reshape(-1, self.width)  # (R/k, k·C)
+        self.sum_dtype = "float32" if last.dtype == "float16" else last.dtype
+
+    def empty(self) -> Lanes:
+        """Another batch like this one, not filled."""
+        empty = object.__new__(Lanes)
+        empty.__dict__.update(self.__dict__, rows=xp(self.rows).empty_like(self.rows))
+        return empty
+
+    def blocks(self) -> Any:
+        """Slices of rows that stay in the cache."""
+        return blocks(len(self.rows), 8 * self.width * self.rows.itemsize, self.rows)
+
+    def tile(self, vector: Array) -> Array:
+        """A per-channel vector (C,), once for each of the k pixels of a row."""
+        return xp(self.rows).tile(vector, self.k).astype(self.rows.dtype)
+
+    def fold(self, sums: Array) -> Array:
+        """Sums over rows (k·C,) → sums over all pixels (C,)."""
+        return sums.reshape(self.k, self.channels).sum(axis=0)
+
+    def images(self) -> Array:
+        """Back to the shape of the batch, channels-last in memory."""
+        last = self.rows.reshape(self.shape)
+        return channels_first(last) if last.ndim == 4 else last
+
+
+def moments(x: Lanes) -> tuple[Array, Array]:
+    """Mean and (biased) variance of each channel, float64, in one pass.
+
+    The sums are of x − c with c the mean of the first block: the textbook E[x²] − E[x]² loses every digit where the
+    mean is large against the spread; shifted by nearly the mean, it loses none (Chan, Golub & LeVeque 1983).
+    """
+    module = xp(x.rows)
+    first = x.rows[next(iter(x.blocks()))]
+    shift = x.fold(first.mean(axis=0, dtype=x.sum_dtype)) / x.k  # (C,)
+    tiled = x.tile(shift)
+    sums, squares = module.zeros(x.width, "float64"), module.zeros(x.width, "float64")
+    for rows in x.blocks():
+        ones = module.ones(rows.stop - rows.start, dtype=x.sum_dtype)
+        centred = (x.rows[rows] - tiled).astype(x.sum_dtype, copy=False)
+        sums += ones @ centred
+        squares += ones @ (centred * centred)
+    drift = x.fold(sums) / x.count
+    return tiled[: x.channels].astype("float64") + drift, module.maximum(x.fold(squares) / x.count - drift * drift, 0)
+
+
+def check(
+    op: str,
+    input: Array,
+    residual: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+) -> None:
+    """Refuse what cannot be normalised, in one sentence."""
+    if input.ndim not in (2, 4) or input.size == 0:
+        raise ValueError(f"{op}: x is {input.shape}, expected (N, C, H, W) or (N, C), none of them 0")
+    if training and input.size == input.shape[1]:
+        raise ValueError(f"{op}: one value per channel in training (x: {input.shape}): a variance needs at least two")
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError(f"{op}: running_mean and running_var are needed when training is False")
+    vectors = dict(running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != (input.shape[1],):
+            raise ValueError(
+                f"{op}: {name} is {vector.shape}, expected ({input.shape[1]},) for x of shape {input.shape}"
+            )
+    if residual is not None and residual.shape != input.shape:
+        raise ValueError(f"{op}: residual is {residual.shape}, expected x's shape {input.shape}")

@@ -1,0 +1,34 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyres.backend import Array
+from tinyres.kernels.elementwise import Result
+
+
+def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
+    """y = x Wᵀ + b.
+
+    input: (…, I), weight: (O, I), bias: (O,). Returns (…, O).
+    """
+    if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"linear: weight {weight.shape} does not fit x {input.shape}: expected (O, I) with I = {input.shape[-1]}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias is {bias.shape}, expected ({weight.shape[0]},) for weight {weight.shape}")
+    y = input @ weight.T  # (…, O)
+    if bias is not None:
+        y += bias
+
+    def pullback(dy: Array) -> Any:  # dy: (…, O)
+        rows = dy.reshape(-1, dy.shape[-1])  # (R, O)
+        return (
+            lambda: dy @ weight,  # (…, O) @ (O, I)
+            lambda: rows.T @ input.reshape(-1, input.shape[-1]),  # (O, R) @ (R, I)
+            lambda: rows.sum(axis=0),  # (O,)
+        )
+
+    return y, pullback

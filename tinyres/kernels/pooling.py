@@ -1,0 +1,119 @@
+"""Max, average and adaptive average pooling.
+
+The windows are visited tap by tap: for each position (i, j) in the window, the pixels that all windows see there
+form one strided view of the image, so a K×K pooling is K² passes over whole images.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyres.backend import Array, xp
+from tinyres.kernels.elementwise import Result
+from tinyres.kernels.windows import Pair, Window, channels_first, channels_last
+
+
+def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Result:
+    """Largest value of each window; the border counts as −∞. The first of equal values takes the whole gradient.
+
+    input: (N, C, H, W). Returns (N, C, OH, OW). stride: kernel_size if None.
+    """
+    window = pooling_window("max_pool2d", input, kernel_size, stride, padding)
+    x = window.pad(channels_last(input), -math.inf)  # (N, H + 2·PH, W + 2·PW, C)
+    oh, ow = window.output_size("max_pool2d", *input.shape[2:])
+    y = xp(x).full((len(x), oh, ow, x.shape[-1]), -math.inf, dtype=x.dtype)
+    winner = xp(x).zeros(y.shape, dtype="uint8" if math.prod(window.kernel) < 256 else "int32")  # which tap
+    for tap, (_, _, pixels) in enumerate(window.taps(oh, ow)):
+        larger = ~(x[pixels] <= y)  # a NaN wins
+        xp(x).copyto(y, x[pixels], where=larger)
+        xp(x).copyto(winner, winner.dtype.type(tap), where=larger)
+    padded_shape = x.shape
+
+    def pullback(dy: Array) -> Array:  # dy: (N, C, OH, OW)
+        g = channels_last(dy)
+        dx = xp(dy).zeros(padded_shape, dtype=dy.dtype)
+        for tap, (_, _, pixels) in enumerate(window.taps(oh, ow)):
+            dx[pixels] += g * (winner == tap)
+        return channels_first(window.unpad(dx))
+
+    return channels_first(y), pullback
+
+
+def avg_pool2d(
+    input: Array,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    count_include_pad: bool = True,
+) -> Result:
+    """Mean of each window; with `count_include_pad` the zero border counts as pixels.
+
+    input: (N, C, H, W). Returns (N, C, OH, OW). stride: kernel_size if None.
+    """
+    window = pooling_window("avg_pool2d", input, kernel_size, stride, padding)
+    n, c, h, w = input.shape
+    x = window.pad(channels_last(input))
+    oh, ow = window.output_size("avg_pool2d", h, w)
+    inside = window.pad(xp(x).ones((1, h, w, 1), dtype=x.dtype), 1.0 if count_include_pad else 0.0)
+    y, count = xp(x).zeros((n, oh, ow, c), dtype=x.dtype), xp(x).zeros((1, oh, ow, 1), dtype=x.dtype)
+    for _, _, pixels in window.taps(oh, ow):
+        y += x[pixels]
+        count += inside[pixels]
+    y /= count
+    padded_shape = x.shape
+
+    def pullback(dy: Array) -> Array:  # dy: (N, C, OH, OW)
+        share = channels_last(dy) / count
+        dx = xp(dy).zeros(padded_shape, dtype=dy.dtype)
+        for _, _, pixels in window.taps(oh, ow):
+            dx[pixels] += share
+        return channels_first(window.unpad(dx))
+
+    return channels_first(y), pullback
+
+
+def adaptive_avg_pool2d(input: Array, output_size: Pair) -> Result:
+    """Mean over a grid of OH×OW nearly equal regions: region i runs from ⌊i·H/OH⌋ to ⌈(i+1)·H/OH⌉.
+
+    input: (N, C, H, W). Returns (N, C, OH, OW); an output_size of 1 is global average pooling.
+    """
+    check_images("adaptive_avg_pool2d", input)
+    oh, ow = (output_size, output_size) if isinstance(output_size, int) else output_size
+    n, c, h, w = input.shape
+    if not (1 <= oh <= h and 1 <= ow <= w):
+        raise ValueError(
+            f"adaptive_avg_pool2d: output_size is {output_size}, expected between 1 and the image's {h}×{w}"
+        )
+
+    def regions(pixels: int, cells: int) -> list[slice]:
+        return [slice(i * pixels // cells, -(-(i + 1) * pixels // cells)) for i in range(cells)]
+
+    x = channels_last(input)
+    y = xp(x).empty((n, oh, ow, c), dtype=x.dtype)
+    cells = [(i, j, rows, columns) for i, rows in enumerate(regions(h, oh)) for j, columns in enumerate(regions(w, ow))]
+    for i, j, rows, columns in cells:
+        y[:, i, j] = x[:, rows, columns].mean(axis=(1, 2))
+
+    def pullback(dy: Array) -> Array:  # dy: (N, C, OH, OW)
+        g = channels_last(dy)
+        dx = xp(dy).zeros((n, h, w, c), dtype=dy.dtype)
+        for i, j, rows, columns in cells:
+            area = (rows.stop - rows.start) * (columns.stop - columns.start)
+            dx[:, rows, columns] += g[:, i : i + 1, j : j + 1] / area
+        return channels_first(dx)
+
+    return channels_first(y), pullback
+
+
+def pooling_window(op: str, input: Array, kernel_size: Pair, stride: Pair | None, padding: Pair) -> Window:
+    """The window of a pooling, checked: every window must hold at least one pixel of the image."""
+    check_images(op, input)
+    window = Window.of(op, kernel_size, kernel_size if stride is None else stride, padding)
+    if any(2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
+        raise ValueError(f"{op}: padding is {padding}, expected at most half of kernel_size {kernel_size}")
+    return window
+
+
+def check_images(op: str, input: Array) -> None:
+    if input.ndim != 4 or input.size == 0:
+        raise ValueError(f"{op}: x is {input.shape}, expected (N, C, H, W), none of them 0")
