@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyres.data import transforms
 from tinyres.data.cifar import cifar10, cifar100
-from tinyres.data.datasets import ArrayDataset, Dataset, digits, mnist_idx
+from tinyres.data.datasets import ArrayDataset, Dataset, Subset, digits, mnist_idx
 from tinyres.data.folder import ImageFolder
 from tinyres.data.loader import DataLoader
 
@@ -13,6 +13,7 @@ __all__ = [
     "DataLoader",
     "Dataset",
     "ImageFolder",
+    "Subset",
     "cifar10",
     "cifar100",
     "digits",

@@ -69,6 +69,24 @@ class ArrayDataset:
         return f"ArrayDataset({len(self)} images of {size}, {len(self.classes)} classes)"
 
 
+class Subset:
+    """The images of `dataset` at `indices`, in that order."""
+
+    def __init__(self, dataset: Dataset, indices: npt.ArrayLike) -> None:
+        self.dataset, self.indices = dataset, np.asarray(indices)
+        self.classes, self.labels = dataset.classes, dataset.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image:
+        """Image `index` of the subset, a uint8 array (H, W, C)."""
+        return self.dataset.image(int(self.indices[index]))
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of {self.dataset!r})"
+
+
 DIGITS = [str(digit) for digit in range(10)]
 
 

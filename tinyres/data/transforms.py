@@ -130,6 +130,8 @@ class Resize:
         if isinstance(self.size, int):
             shorter = min(image.shape[:2])
             height, width = (self.size * side // shorter for side in image.shape[:2])
+        if (height, width) == image.shape[:2]:
+            return image
         return _by_channel(image, lambda channel: channel.resize((width, height), pillow.Resampling.BILINEAR))
 
 

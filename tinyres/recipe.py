@@ -1,0 +1,157 @@
+"""A recipe: everything that must be said to train a network and to use it afterwards, as plain data.
+
+The commands build their models, loaders and optimisers from one, and a checkpoint keeps it, so that evaluating or
+predicting needs no more than the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyres import models, optim
+from tinyres.backend import manual_seed
+from tinyres.data import DataLoader, Dataset, ImageFolder, Subset, cifar10, cifar100, digits, transforms
+from tinyres.nn import Module
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "multistep", "constant")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a network.
+
+    data: "digits" (embedded), "cifar10", "cifar100", or a folder that holds train/ and test/, one subfolder a class.
+    train_images: how many training images to use, 0 for all. image_size: side to resize and crop to, 0 for the
+    images' own. The last three, the facts of the data, `prepared` finds out.
+    """
+
+    model: str = "resnet20"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    data: str = "digits"
+    train_images: int = 0
+    image_size: int = 0
+    augment: bool = True
+    epochs: int = 6
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, choices in [
+            ("model", self.model, models.names()),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ]:
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe that `to_dict` described; of what JSON gives back, lists become tuples again."""
+        known = {f.name for f in fields(cls)}
+        if not values or set(values) != known:
+            raise ValueError(
+                "this checkpoint keeps no recipe of tinyres's commands: it was not written by 'tinyres train'"
+            )
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
+
+    def prepared(self) -> Recipe:
+        """This recipe with what the data tells: classes, the images' size, their mean and std."""
+        dataset = self.dataset(train=True)
+        sample = [dataset.image(int(i)) for i in np.linspace(0, len(dataset) - 1, min(500, len(dataset)))]
+        sizes = {image.shape[:2] for image in sample}
+        common = sizes.pop()[0] if len(sizes) == 1 else 224  # photographs of many sizes: ImageNet's
+        thinned = [image[:: -(-len(image) // 64), :: -(-image.shape[1] // 64)] for image in sample]
+        pixels = np.concatenate([image.reshape(-1, image.shape[2]) for image in thinned]) / 255  # (P, C)
+        mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1e-3)
+        return replace(
+            self,
+            classes=tuple(dataset.classes),
+            image_size=self.image_size or common,
+            mean=tuple(round(float(value), 4) for value in mean),
+            std=tuple(round(float(value), 4) for value in std),
+        )
+
+    # What a prepared recipe makes
+
+    def build_model(self) -> Module:
+        """The network, freshly initialised from the seed, on the recipe's device."""
+        manual_seed(self.seed)
+        options = dict(num_classes=len(self.classes), in_channels=len(self.mean)) | self.model_options
+        return models.get(self.model, **options).to(self.device)
+
+    def dataset(self, train: bool) -> Dataset:
+        """The training or test images."""
+        if self.data == "digits":
+            dataset: Dataset = digits(train)
+        elif self.data in ("cifar10", "cifar100"):
+            dataset = (cifar10 if self.data == "cifar10" else cifar100)(train=train)
+        elif Path(self.data).is_dir():
+            dataset = ImageFolder(Path(self.data) / ("train" if train else "test"))
+        else:
+            raise FileNotFoundError(
+                f"data is {self.data!r}, expected digits, cifar10, cifar100 or a folder that holds train/ and test/"
+            )
+        if train and 0 < self.train_images < len(dataset):
+            chosen = np.random.default_rng(self.seed).permutation(len(dataset))[: self.train_images]
+            return Subset(dataset, np.sort(chosen))
+        return dataset
+
+    def transform(self, train: bool) -> transforms.Transform:
+        """From a stored image (H, W, C) to the network's input: augmented, if asked, in training."""
+        size = self.image_size
+        steps: list[transforms.Transform] = [transforms.Resize(size), transforms.CenterCrop(size)]
+        if train and self.augment:
+            steps += [transforms.RandomCrop(size, padding=size // 8)]
+            steps += [transforms.RandomHorizontalFlip()] if self.data != "digits" else []  # a mirrored 3 is no 3
+        return transforms.Compose([*steps, transforms.Rescale(), transforms.Normalize(self.mean, self.std)])
+
+    def loader(self, train: bool) -> DataLoader:
+        """Batches of the training images, shuffled by the seed, or of the test images in order."""
+        batch_size = self.batch_size if train else 250
+        return DataLoader(self.dataset(train), batch_size, self.transform(train), shuffle=train, seed=self.seed)
+
+    def build_optimizer(self, model: Module) -> optim.Optimizer:
+        """SGD with momentum, or AdamW; norms and biases are spared weight decay by AdamW, as is usual there."""
+        if self.optimizer == "adamw":
+            return optim.AdamW(optim.no_decay_groups(model, self.weight_decay), self.lr)
+        return optim.SGD(model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
+
+    def build_scheduler(self, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler | None:
+        """The learning rate over `steps` batches: a half cosine, or tenfold down at 1/2 and 3/4 (He et al. 2015, §4.2:
+        32k and 48k of 64k), after a linear warm-up."""
+        main: optim.lr_scheduler.LRScheduler | None = None
+        rest = max(steps - self.warmup_steps, 1)
+        if self.schedule == "cosine":
+            main = optim.lr_scheduler.CosineAnnealingLR(optimizer, rest)
+        elif self.schedule == "multistep":
+            main = optim.lr_scheduler.MultiStepLR(optimizer, [rest // 2, rest * 3 // 4])
+        if not self.warmup_steps:
+            return main
+        warmup = optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=self.warmup_steps)
+        return optim.lr_scheduler.SequentialLR(
+            optimizer, [warmup, main or optim.lr_scheduler.StepLR(optimizer, steps + 1)], [self.warmup_steps]
+        )
