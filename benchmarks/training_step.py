@@ -10,6 +10,7 @@ and the faster of the two counts.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -53,7 +54,8 @@ def torch_step(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> S
                 x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2))
             return torch.relu(out + x)
 
-    blocks = [Block(a, b, 1 + (a != b)) for a, b in [(16, 16)] * 3 + [(16, 32)] + [(32, 32)] * 2 + [(32, 64)] + [(64, 64)] * 2]
+    channels = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    blocks = [Block(c_in, c, 1 if c_in == c else 2) for c_in, c in itertools.pairwise(channels)]
     stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     x, y = torch.from_numpy(images), torch.from_numpy(labels)

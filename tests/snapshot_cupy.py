@@ -68,9 +68,7 @@ def parameters_from_docstring(doc: str) -> str | None:
 
 def special_methods(type_: type) -> list[str]:
     """The special methods (``__add__``) of a class beyond those of every object."""
-    return sorted(
-        name for name in set(dir(type_)) - set(dir(object)) if re.fullmatch(r"__(?!pyx)\w+__", name)
-    )
+    return sorted(name for name in set(dir(type_)) - set(dir(object)) if re.fullmatch(r"__(?!pyx)\w+__", name))
 
 
 def functions(module: ModuleType | type) -> dict[str, str | None]:

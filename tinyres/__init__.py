@@ -1,7 +1,7 @@
 """tinyres: residual networks from scratch, on NumPy and CuPy, with instruments that show how gradients flow."""
 
 from tinyres import functional, models, nn, optim
-from tinyres.autograd import Tensor, detect_anomaly, differentiable, no_grad
+from tinyres.autograd import Tensor, detect_anomaly, differentiable, is_grad_enabled, no_grad
 from tinyres.backend import manual_seed
 
 __version__ = "0.1.0"
@@ -10,6 +10,7 @@ __all__ = [
     "detect_anomaly",
     "differentiable",
     "functional",
+    "is_grad_enabled",
     "manual_seed",
     "models",
     "nn",

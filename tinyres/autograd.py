@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
-from tinyres.backend import DEVICES, Array, device_of, to_device, to_host, xp
+from tinyres.backend import DEVICES, Array, device_of, is_array, to_device, to_host, xp
 
 P = ParamSpec("P")
 Pullback = Callable[[Array], Any]
@@ -98,10 +98,16 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             data = data.data
-        if isinstance(data, int | float | list | tuple):
+        if isinstance(data, np.generic):  # before the test for floats: np.float64 is one
+            data = np.asarray(data)
+        elif isinstance(data, int | float | list | tuple):
             data = np.asarray(data)
             data = data.astype(np.float32) if data.dtype == np.float64 else data
-        self.data: Array = np.asarray(data) if isinstance(data, np.generic) else data
+        if not is_array(data) or data.dtype.kind not in "fiub":
+            raise TypeError(
+                f"Tensor: data is {_describe(data)}, expected an array, a number or nested lists of numbers"
+            )
+        self.data: Array = data
         self.grad: Tensor | None = None
         self._node: Node | None = None
         if requires_grad:
@@ -222,9 +228,9 @@ class Tensor:
 
     def to(self, target: Any) -> Tensor:
         """This tensor on a device ("cpu", "cuda") or in a dtype; itself if nothing changes. Differentiable."""
-        op = _to_device if target in DEVICES else _to_dtype
-        same = target == self.device if op is _to_device else np.dtype(target) == self.dtype
-        return self if same else op(self, target)
+        if as_device(target):
+            return self if target == self.device else _to_device(self, target)
+        return self if np.dtype(target) == self.dtype else _to_dtype(self, target)
 
     if TYPE_CHECKING:  # `functional` defines these, and says what they do
 
@@ -272,6 +278,8 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
         for hook in list(node.hooks.values()):
             replacement = hook(Tensor(gradient))
             if replacement is not None:
+                if not isinstance(replacement, Tensor):
+                    raise TypeError(f"{node.op}: a hook returned {_describe(replacement)}, expected a Tensor or None")
                 gradient = replacement.data
                 _check_gradient(f"{node.op}: the gradient that a hook returned", gradient, node)
         if node.tensor is not None:
@@ -298,6 +306,9 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
             else:
                 gradients[parent] = part
                 heapq.heappush(queue, (-parent.number, parent))
+        if any(node.inputs[len(parts) :]) or len(parts) > len(node.inputs):
+            came = f"{len(parts)} gradient{'s' if len(parts) > 1 else ''}"
+            raise ValueError(f"{node.op}: the pullback gave {came}, expected one for each of {len(node.inputs)} inputs")
         if not retain_graph:
             node.pullback, node.inputs = None, ()
 
@@ -329,7 +340,7 @@ def differentiable(kernel: Callable[P, tuple[Array, Pullback]]) -> Callable[P, T
 
     @functools.wraps(kernel)
     def op(*args: Any, **kwargs: Any) -> Tensor:
-        inputs = args + tuple(kwargs.get(key) for key in names[len(args) :]) if kwargs else args
+        inputs = args + tuple(kwargs.get(key) for key in names[len(args) :])
         _check_alike(name, names, inputs)
         output, pullback = kernel(*map(_raw, args), **{key: _raw(value) for key, value in kwargs.items()})
         result = Tensor(output)
@@ -360,6 +371,11 @@ def no_grad() -> Iterator[None]:
         _recording = before
 
 
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded, as they are outside `no_grad`."""
+    return _recording
+
+
 @contextlib.contextmanager
 def detect_anomaly() -> Iterator[None]:
     """Stop where a NaN or Inf first appears, forward or backward, naming the operation, its shapes and its line.
@@ -375,19 +391,36 @@ def detect_anomaly() -> Iterator[None]:
         _anomaly = before
 
 
+def as_device(target: Any) -> bool:
+    """Whether the argument of a `.to(…)` is a device, and not a dtype. Refuses what is neither."""
+    if isinstance(target, str) and target in DEVICES:
+        return True
+    try:
+        np.dtype(target)
+    except TypeError:
+        raise ValueError(f"to: {target!r} is neither a device ({', '.join(map(repr, DEVICES))}) nor a dtype") from None
+    return False
+
+
 def _raw(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.data
+    if isinstance(value, tuple):  # an index of several tensors
+        return tuple(map(_raw, value))
     return value.item() if isinstance(value, np.generic) else value  # a NumPy scalar would widen float32
+
+
+def _describe(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {value.dtype}" if is_array(value) else "")
 
 
 def _check_alike(op: str, names: tuple[str, ...], inputs: tuple[Any, ...]) -> None:
     """Refuse inputs on two devices or of two floating dtypes, by name."""
     first: Any = None
     for position, value in enumerate(inputs):
-        if not hasattr(value, "dtype") or isinstance(value, np.generic):
+        array = value.data if isinstance(value, Tensor) else value
+        if not is_array(array):
             continue
-        array = _raw(value)
         here = names[min(position, len(names) - 1)], device_of(array), array.dtype
         if first is None:
             first = here
@@ -401,6 +434,8 @@ def _check_alike(op: str, names: tuple[str, ...], inputs: tuple[Any, ...]) -> No
 
 def _check_gradient(what: str, gradient: Array, node: Node) -> None:
     """Refuse a gradient that does not fit the node it is for."""
+    if not is_array(gradient):
+        raise TypeError(f"{what} is {_describe(gradient)}, expected an array")
     came = tuple(gradient.shape), gradient.dtype, device_of(gradient)
     expected = node.shape, node.dtype, node.device
     if came != expected:

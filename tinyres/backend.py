@@ -28,6 +28,11 @@ def xp(array: Array) -> Any:
     return importlib.import_module(type(array).__module__.partition(".")[0])
 
 
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array of either module, and not a number, a dtype or something else."""
+    return isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] == "cupy"
+
+
 def device_of(array: Array) -> str:
     """ "cpu" or "cuda": where the memory of `array` is."""
     return "cpu" if isinstance(array, np.ndarray | np.generic) else "cuda"

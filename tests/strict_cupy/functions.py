@@ -49,9 +49,7 @@ def array(
     return wrap(host)
 
 
-def asarray(
-    a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False
-) -> ndarray:
+def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
     return array(a, dtype, copy, order)
 
 
@@ -104,9 +102,7 @@ def pad(array: ndarray, pad_width: Any, mode: Any = "constant", **kwargs: Any) -
     if mode == "median":
         raise ValueError("mode 'median' is not supported")
     order = "F" if array.flags.fnc else "C"
-    return wrap(
-        np.asarray(np.pad(array._host, unwrap(pad_width), mode, **unwrap_values(kwargs)), order=order)
-    )
+    return wrap(np.asarray(np.pad(array._host, unwrap(pad_width), mode, **unwrap_values(kwargs)), order=order))
 
 
 def put_along_axis(arr: ndarray, indices: ndarray, values: Any, axis: int) -> None:
@@ -149,9 +145,7 @@ BY_HAND = {
 } | {"asanyarray": asarray, "matmul": matmul}
 
 # Functions on files and on the host, which a fake does not need.
-NOT_MODELLED = {
-    name for name in SNAPSHOT["functions"] if name.startswith(("from", "load", "save", "gen", "print"))
-}
+NOT_MODELLED = {name for name in SNAPSHOT["functions"] if name.startswith(("from", "load", "save", "gen", "print"))}
 # Besides those with a parameter `order`, these give the order of their input to their output.
 KEEP_ORDER = {"asfortranarray", "astype", "require"}
 
@@ -176,9 +170,7 @@ def constants() -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name in shared
-        or isinstance(value, float)
-        or (isinstance(value, type) and issubclass(value, np.generic))
+        if name in shared or isinstance(value, float) or (isinstance(value, type) and issubclass(value, np.generic))
     }
 
 

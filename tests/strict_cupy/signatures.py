@@ -77,9 +77,7 @@ class Signature:
                 positional += sources
         return positional, named, arrays
 
-    def bind(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[list[Any], dict[str, Any], list[Any]]:
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any], list[Any]]:
         """(arguments by position, arguments by name, those of them that must be arrays)."""
         positional, named, arrays = self.plan(len(args), tuple(kwargs))
 

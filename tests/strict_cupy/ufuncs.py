@@ -40,9 +40,7 @@ class ufunc:
             if type(array) is not ndarray:
                 raise unsupported(array)
         with np.errstate(all="ignore"):
-            result = self._numpy(
-                *operands, out=tuple(o._host for o in outs) or None, casting=casting, dtype=dtype
-            )
+            result = self._numpy(*operands, out=tuple(o._host for o in outs) or None, casting=casting, dtype=dtype)
         if outs:
             return outs[0] if self.nout == 1 else outs
         return wrap(in_c_order(result) if self.nout == 1 else tuple(map(in_c_order, result)))

@@ -44,24 +44,31 @@ class ImageFolder:
         return len(self.paths)
 
     def image(self, index: int) -> Image:
-        """Image `index` as a photographer saw it, turned upright and in RGB: uint8 (H, W, 3).
-
-        Raises ValueError, naming the file, where it cannot be decoded.
-        """
-        from PIL import Image as pillow
-        from PIL import ImageOps
-
-        path = self.paths[index]
-        try:
-            with pillow.open(path) as image:
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I;16"):  # keep the high byte, where Pillow would clip at 255
-                    upright = pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-                if upright.has_transparency_data:  # a palette with transparency goes to RGB only by way of RGBA
-                    upright = upright.convert("RGBA")
-                return np.asarray(upright.convert("RGB"))
-        except Exception as error:  # a broken file may fail in any way at all
-            raise ValueError(f"ImageFolder: {path} cannot be read as an image ({error}).") from error
+        """Image `index` as `read_image` gives it: uint8 (H, W, 3)."""
+        return read_image(self.paths[index])
 
     def __repr__(self) -> str:
         return f"ImageFolder({len(self)} images, {len(self.classes)} classes)"
+
+
+def read_image(path: str | os.PathLike[str], channels: int = 3) -> Image:
+    """A picture as the photographer saw it, turned upright: uint8 (H, W, channels), RGB or, for 1 channel, grey.
+
+    Raises FileNotFoundError where there is no such file, ValueError, naming it, where it cannot be decoded.
+    """
+    from PIL import Image as pillow
+    from PIL import ImageOps
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no image {path}")
+    try:
+        with pillow.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # keep the high byte, where Pillow would clip at 255
+                upright = pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.has_transparency_data:  # a palette with transparency goes to RGB only by way of RGBA
+                upright = upright.convert("RGBA")
+            pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
+    except Exception as error:  # a broken file may fail in any way at all
+        raise ValueError(f"{path} cannot be read as an image ({error})") from error
+    return pixels.reshape(*pixels.shape[:2], channels)

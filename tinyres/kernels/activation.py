@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyres.backend import Array, device_of, generator, to_device, xp
-from tinyres.kernels.elementwise import Result
+from tinyres.kernels.elementwise import Result, reduced_shape
 
 
 def relu(input: Array) -> Result:
@@ -26,6 +26,7 @@ def tanh(input: Array) -> Result:
 
 def softmax(input: Array, dim: int) -> Result:
     """e^x / Σ e^x along `dim`."""
+    reduced_shape("softmax", input, dim)
     e = xp(input).exp(input - input.max(axis=dim, keepdims=True))
     y = e / e.sum(axis=dim, keepdims=True)
     return y, lambda dy: y * (dy - (dy * y).sum(axis=dim, keepdims=True))
@@ -33,6 +34,7 @@ def softmax(input: Array, dim: int) -> Result:
 
 def log_softmax(input: Array, dim: int) -> Result:
     """x − log Σ e^x along `dim`, shifted by the maximum so that nothing overflows."""
+    reduced_shape("log_softmax", input, dim)
     shifted = input - input.max(axis=dim, keepdims=True)
     y = shifted - xp(input).log(xp(input).exp(shifted).sum(axis=dim, keepdims=True))
     return y, lambda dy: dy - xp(y).exp(y) * dy.sum(axis=dim, keepdims=True)

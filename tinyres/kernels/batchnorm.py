@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array, blocks, xp
-from tinyres.kernels.elementwise import Result
+from tinyres.kernels.elementwise import Result, sum_dtype
 from tinyres.kernels.windows import channels_first, channels_last
 
 
@@ -103,47 +103,42 @@ def fused(
     else:
         mean, var = running_mean.astype("float64"), running_var.astype("float64")  # type: ignore[union-attr]
     inverse_std = 1 / module.sqrt(var + eps)  # (C,), float64 like all per-channel vectors
-    gamma = inverse_std * (1 if weight is None else weight)
+    scale = inverse_std * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
 
-    y = x.empty()
-    added = None if residual is None else Lanes(residual)
-    scale, shift = x.tile(gamma), x.tile((0 if bias is None else bias) - mean * gamma)
+    y, added = x.empty(), None if residual is None else Lanes(residual)
+    scales, shifts = x.tile(scale), x.tile(shift)  # (k·C,)
     for rows in x.blocks():
-        block = module.multiply(x.rows[rows], scale, out=y.rows[rows])
-        block += shift
+        block = module.multiply(x.rows[rows], scales, out=y.rows[rows])
+        block += shifts
         if added is not None:
             block += added.rows[rows]
         if relu:
             module.maximum(block, 0, out=block)
-
     activated = y.rows if relu else None  # all that backward needs of y
 
     def pullback(dy: Array) -> Any:  # dy: like y
         incoming = Lanes(dy)
         g = x.empty() if relu else incoming  # the gradient by the norm's own output
-        dx = g if relu and residual is None else x.empty()  # g is ours alone then: write dx over it
-        sum_g, sum_gx = module.zeros(x.width, "float64"), module.zeros(x.width, "float64")
-        centre = x.tile(mean)
+        sum_g, sum_gx, means = module.zeros(x.width, "float64"), module.zeros(x.width, "float64"), x.tile(mean)
         for rows in x.blocks():
             if activated is not None:
                 module.multiply(incoming.rows[rows], activated[rows] > 0, out=g.rows[rows])
-            ones = module.ones(rows.stop - rows.start, dtype=x.sum_dtype)
-            sum_g += ones @ g.rows[rows].astype(x.sum_dtype, copy=False)
-            sum_gx += ones @ ((x.rows[rows] - centre) * g.rows[rows]).astype(x.sum_dtype, copy=False)
-        dbias, dweight = x.fold(sum_g), x.fold(sum_gx) * inverse_std  # (C,)
+            sum_g += x.column_sums(g.rows[rows])
+            sum_gx += x.column_sums((x.rows[rows] - means) * g.rows[rows])
+        dbias, dweight = x.fold(sum_g), x.fold(sum_gx) * inverse_std  # (C,): Σ g and Σ g·x̂
 
-        # dx = γ/s · (g − mean(g) − x̂·mean(g·x̂)) in training (Ioffe & Szegedy 2015, §3, gathered), γ/s · g otherwise
-        b = -gamma * inverse_std * dweight / x.count if training else 0 * gamma
-        a, b, offset = (
-            x.tile(gamma),
-            x.tile(b),
-            x.tile(-gamma * dbias / x.count - b * mean if training else 0 * gamma),
-        )
+        # dx = a·g + b·x + c, which is γ/s · (g − mean(g) − x̂·mean(g·x̂)) (Ioffe & Szegedy 2015, §3, gathered).
+        # In evaluation the statistics are constants, and dx = a·g.
+        b = -scale * inverse_std * dweight / x.count
+        c = -scale * dbias / x.count - b * mean
+        dx = g if relu and residual is None else x.empty()  # g is ours alone then: write over it
+        a, b, c = scales, x.tile(b), x.tile(c)
         for rows in x.blocks():
             block = module.multiply(g.rows[rows], a, out=dx.rows[rows])
             if training:
                 block += x.rows[rows] * b
-                block += offset
+                block += c
         return (
             dx.images(),
             None if residual is None else g.images(),
@@ -167,7 +162,7 @@ class Lanes:
             k *= 2
         self.k, self.width = k, k * self.channels
         self.rows = last.reshape(-1, self.width)  # (R/k, k·C)
-        self.sum_dtype = "float32" if last.dtype == "float16" else last.dtype
+        self.sum_dtype = sum_dtype(last)
 
     def empty(self) -> Lanes:
         """Another batch like this one, not filled."""
@@ -183,6 +178,11 @@ class Lanes:
         """A per-channel vector (C,), once for each of the k pixels of a row."""
         return xp(self.rows).tile(vector, self.k).astype(self.rows.dtype)
 
+    def column_sums(self, block: Array) -> Array:
+        """Sums over a block's rows, (k·C,): ones @ block."""
+        block = block.astype(self.sum_dtype, copy=False)
+        return xp(block).ones(len(block), dtype=block.dtype) @ block
+
     def fold(self, sums: Array) -> Array:
         """Sums over rows (k·C,) → sums over all pixels (C,)."""
         return sums.reshape(self.k, self.channels).sum(axis=0)
@@ -194,23 +194,22 @@ class Lanes:
 
 
 def moments(x: Lanes) -> tuple[Array, Array]:
-    """Mean and (biased) variance of each channel, float64, in one pass.
+    """Mean and (biased) variance of each channel, (C,) in float64, in one pass.
 
-    The sums are of x − c with c the mean of the first block: the textbook E[x²] − E[x]² loses every digit where the
-    mean is large against the spread; shifted by nearly the mean, it loses none (Chan, Golub & LeVeque 1983).
+    The textbook E[x²] − E[x]² loses its digits where the mean is large against the spread. So the sums are of x − s,
+    with s the mean of the first block: nearly the mean, and only a little is lost (Chan, Golub & LeVeque 1983).
     """
     module = xp(x.rows)
     first = x.rows[next(iter(x.blocks()))]
-    shift = x.fold(first.mean(axis=0, dtype=x.sum_dtype)) / x.k  # (C,)
-    tiled = x.tile(shift)
+    shift = x.tile(x.fold(first.mean(axis=0, dtype=x.sum_dtype)) / x.k)  # (k·C,)
     sums, squares = module.zeros(x.width, "float64"), module.zeros(x.width, "float64")
     for rows in x.blocks():
-        ones = module.ones(rows.stop - rows.start, dtype=x.sum_dtype)
-        centred = (x.rows[rows] - tiled).astype(x.sum_dtype, copy=False)
-        sums += ones @ centred
-        squares += ones @ (centred * centred)
+        centred = x.rows[rows] - shift
+        sums += x.column_sums(centred)
+        squares += x.column_sums(centred * centred)
     drift = x.fold(sums) / x.count
-    return tiled[: x.channels].astype("float64") + drift, module.maximum(x.fold(squares) / x.count - drift * drift, 0)
+    mean = shift[: x.channels].astype("float64") + drift
+    return mean, module.maximum(x.fold(squares) / x.count - drift * drift, 0)
 
 
 def check(

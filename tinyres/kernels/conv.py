@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array, blocks, xp
-from tinyres.kernels.elementwise import Result
+from tinyres.kernels.elementwise import Result, sum_dtype
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last
 
 
@@ -48,7 +48,7 @@ def conv2d(
         return (
             lambda: channels_first(input_gradient(g, kernels, x.shape, window)),  # (N, C, H, W)
             lambda: channels_first(weight_gradient(g, x, window)),  # (O, C, KH, KW)
-            lambda: g.sum(axis=(0, 1, 2)),  # (O,)
+            lambda: g.sum(axis=(0, 1, 2), dtype=sum_dtype(g)).astype(g.dtype, copy=False),  # (O,)
         )
 
     return channels_first(y), pullback

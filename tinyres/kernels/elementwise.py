@@ -7,15 +7,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tinyres.backend import Array, xp
+from tinyres.backend import Array, is_array, xp
 
 Result = tuple[Array, Callable[[Array], Any]]
 Dims = int | tuple[int, ...] | None
 
 
-def unbroadcast(gradient: Array, operand: Array) -> Array:
-    """Sum `gradient` over the axes along which `operand` was repeated: the adjoint of broadcasting."""
-    shape = operand.shape
+def shape_of(operand: Any) -> tuple[int, ...]:
+    """The shape of an array; () for a Python number."""
+    return getattr(operand, "shape", ())
+
+
+def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `gradient` over the axes along which an operand of `shape` was repeated: the adjoint of broadcasting."""
     if gradient.shape == shape:
         return gradient
     added = gradient.ndim - len(shape)
@@ -23,13 +27,22 @@ def unbroadcast(gradient: Array, operand: Array) -> Array:
     return gradient.sum(axis=(*range(added), *repeated)).reshape(shape)
 
 
-def broadcastable(op: str, first: Array, second: Array) -> None:
-    """Refuse two shapes that do not broadcast."""
-    a, b = getattr(first, "shape", ()), getattr(second, "shape", ())
+def sum_dtype(array: Array) -> Any:
+    """The dtype to sum in: float16 can count no further than 2048."""
+    return "float32" if array.dtype == "float16" else array.dtype
+
+
+def operands(op: str, first: Array, second: Array) -> tuple[Array, Array, tuple[int, ...], tuple[int, ...]]:
+    """Both operands, integers beside floats made floats of the same width, and their shapes, which must broadcast."""
+    a, b = shape_of(first), shape_of(second)
+    if is_array(first) and is_array(second) and "f" in (first.dtype.kind, second.dtype.kind):
+        dtype = first.dtype if first.dtype.kind == "f" else second.dtype
+        first, second = first.astype(dtype, copy=False), second.astype(dtype, copy=False)
     if a != b and any(m != n and 1 not in (m, n) for m, n in zip(a[::-1], b[::-1], strict=False)):
         raise ValueError(
             f"{op}: shapes {a} and {b} do not broadcast: from the last axis back, sizes must be equal or 1"
         )
+    return first, second, a, b
 
 
 # Arithmetic. Either operand may be a Python number. (Addition is in residual.py.)
@@ -37,26 +50,23 @@ def broadcastable(op: str, first: Array, second: Array) -> None:
 
 def sub(input: Array, other: Array) -> Result:
     """input - other, broadcast."""
-    broadcastable("sub", input, other)
-    return input - other, lambda dy: (lambda: unbroadcast(dy, input), lambda: unbroadcast(-dy, other))
+    input, other, a, b = operands("sub", input, other)
+    return input - other, lambda dy: (lambda: unbroadcast(dy, a), lambda: unbroadcast(-dy, b))
 
 
 def mul(input: Array, other: Array) -> Result:
     """input · other, element by element, broadcast."""
-    broadcastable("mul", input, other)
-    return input * other, lambda dy: (
-        lambda: unbroadcast(dy * other, input),
-        lambda: unbroadcast(dy * input, other),
-    )
+    input, other, a, b = operands("mul", input, other)
+    return input * other, lambda dy: (lambda: unbroadcast(dy * other, a), lambda: unbroadcast(dy * input, b))
 
 
 def div(input: Array, other: Array) -> Result:
     """input / other, element by element, broadcast."""
-    broadcastable("div", input, other)
+    input, other, a, b = operands("div", input, other)
     y = input / other
 
     def pullback(dy: Array) -> Any:
-        return lambda: unbroadcast(dy / other, input), lambda: unbroadcast(-dy * y / other, other)
+        return lambda: unbroadcast(dy / other, a), lambda: unbroadcast(-dy * y / other, b)
 
     return y, pullback
 
@@ -110,11 +120,13 @@ def matmul(input: Array, other: Array) -> Result:
     """Matrix product (…, M, K) @ (…, K, N) → (…, M, N), leading axes broadcast."""
     if input.ndim < 2 or other.ndim < 2 or input.shape[-1] != other.shape[-2]:
         raise ValueError(f"matmul: shapes {input.shape} and {other.shape} do not fit, expected (…, M, K) and (…, K, N)")
+    if any(m != n and 1 not in (m, n) for m, n in zip(input.shape[-3::-1], other.shape[-3::-1], strict=False)):
+        raise ValueError(f"matmul: the leading axes of {input.shape} and {other.shape} do not broadcast")
 
     def pullback(dy: Array) -> Any:  # dy: (…, M, N)
         return (
-            lambda: unbroadcast(dy @ other.swapaxes(-1, -2), input),  # (…, M, N) @ (…, N, K)
-            lambda: unbroadcast(input.swapaxes(-1, -2) @ dy, other),  # (…, K, M) @ (…, M, N)
+            lambda: unbroadcast(dy @ other.swapaxes(-1, -2), input.shape),  # (…, M, N) @ (…, N, K)
+            lambda: unbroadcast(input.swapaxes(-1, -2) @ dy, other.shape),  # (…, K, M) @ (…, M, N)
         )
 
     return input @ other, pullback
@@ -126,14 +138,15 @@ def matmul(input: Array, other: Array) -> Result:
 def sum(input: Array, dim: Dims = None, keepdim: bool = False) -> Result:
     """Sum over `dim`."""
     kept = reduced_shape("sum", input, dim)
-    return input.sum(axis=dim, keepdims=keepdim), lambda dy: xp(dy).broadcast_to(dy.reshape(kept), input.shape)
+    shape = input.shape
+    return input.sum(axis=dim, keepdims=keepdim), lambda dy: xp(dy).broadcast_to(dy.reshape(kept), shape)
 
 
 def mean(input: Array, dim: Dims = None, keepdim: bool = False) -> Result:
     """Mean over `dim`."""
     kept = reduced_shape("mean", input, dim)
-    count = input.size // math.prod(kept)
-    return input.mean(axis=dim, keepdims=keepdim), lambda dy: xp(dy).broadcast_to(dy.reshape(kept) / count, input.shape)
+    shape, count = input.shape, input.size // math.prod(kept)
+    return input.mean(axis=dim, keepdims=keepdim), lambda dy: xp(dy).broadcast_to(dy.reshape(kept) / count, shape)
 
 
 def var(input: Array, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Result:
@@ -167,13 +180,16 @@ def amax(input: Array, dim: Dims = None, keepdim: bool = False) -> Result:
 def reduced_shape(op: str, input: Array, dim: Dims) -> tuple[int, ...]:
     """The shape of `input` with the axes of `dim` kept as size 1."""
     axes = range(input.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    for axis in axes:
-        if not -input.ndim <= axis < input.ndim:
-            raise ValueError(f"{op}: dim is {dim}, but the input has {input.ndim} axes: {input.shape}")
+    check_axes(op, f"dim is {dim}", tuple(axes), input)
     gone = {axis % input.ndim for axis in axes}
-    if op == "amax" and any(input.shape[axis] == 0 for axis in gone):
+    if op != "sum" and any(input.shape[axis] == 0 for axis in gone):
         raise ValueError(f"{op}: the input {input.shape} is empty along dim {dim}, expected at least one value")
     return tuple(1 if axis in gone else size for axis, size in enumerate(input.shape))
+
+
+def check_axes(op: str, what: str, axes: tuple[int, ...], input: Array) -> None:
+    if not all(-input.ndim <= axis < input.ndim for axis in axes):
+        raise ValueError(f"{op}: {what}, but there are {input.ndim} axes in {input.shape}")
 
 
 # Shape. Each backward undoes the forward.
@@ -183,14 +199,22 @@ def reshape(input: Array, *shape: Any) -> Result:
     """The same values in another shape; one size may be -1."""
     shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
     known = math.prod(size for size in shape if size != -1)
-    if shape.count(-1) > 1 or (known != input.size if -1 not in shape else known == 0 or input.size % known):
+    if (
+        shape.count(-1) > 1
+        or min(shape, default=0) < -1
+        or (known != input.size if -1 not in shape else known == 0 or input.size % known)
+    ):
         raise ValueError(f"reshape: {input.size} values of shape {input.shape} do not fit into {tuple(shape)}")
-    return input.reshape(shape), lambda dy: dy.reshape(input.shape)
+    before = input.shape
+    return input.reshape(shape), lambda dy: dy.reshape(before)
 
 
 def flatten(input: Array, start_dim: int = 0, end_dim: int = -1) -> Result:
     """Join the axes from start_dim to end_dim into one."""
+    check_axes("flatten", f"start_dim is {start_dim}, end_dim {end_dim}", (start_dim, end_dim), input)
     start, end = start_dim % input.ndim, end_dim % input.ndim
+    if start > end:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} (the input: {input.shape})")
     joined = math.prod(input.shape[start : end + 1])
     return reshape(input, (*input.shape[:start], joined, *input.shape[end + 1 :]))
 
@@ -198,7 +222,7 @@ def flatten(input: Array, start_dim: int = 0, end_dim: int = -1) -> Result:
 def permute(input: Array, *dims: Any) -> Result:
     """Reorder the axes: the result's axis i is the input's axis dims[i]. A view."""
     order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
-    if sorted(axis % input.ndim for axis in order) != list(range(input.ndim)):
+    if sorted(axis + input.ndim * (axis < 0) for axis in order) != list(range(input.ndim)):
         raise ValueError(f"permute: dims {tuple(order)} is no permutation of the {input.ndim} axes of {input.shape}")
     inverse = sorted(range(input.ndim), key=lambda i: order[i] % input.ndim)
     return input.transpose(order), lambda dy: dy.transpose(inverse)
@@ -206,13 +230,17 @@ def permute(input: Array, *dims: Any) -> Result:
 
 def transpose(input: Array, dim0: int, dim1: int) -> Result:
     """Swap two axes. A view."""
+    check_axes("transpose", f"dims are {dim0} and {dim1}", (dim0, dim1), input)
     return input.swapaxes(dim0, dim1), lambda dy: dy.swapaxes(dim0, dim1)
 
 
 def expand(input: Array, *shape: Any) -> Result:
     """Repeat along axes of size 1 (and new leading axes) without copying."""
     shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return xp(input).broadcast_to(input, shape), lambda dy: unbroadcast(dy, input)
+    before = input.shape
+    if len(shape) < input.ndim or any(m not in (1, n) for m, n in zip(before[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"expand: {before} cannot grow to {tuple(shape)}: only axes of size 1, and new ones, can")
+    return xp(input).broadcast_to(input, shape), lambda dy: unbroadcast(dy, before)
 
 
 def getitem(input: Array, index: Any) -> Result:
@@ -234,6 +262,10 @@ def getitem(input: Array, index: Any) -> Result:
 
 def cat(*inputs: Array, dim: int = 0) -> Result:
     """Join arrays along `dim`."""
+    if not inputs:
+        raise ValueError("cat: no tensors came, expected at least one")
+    for array in inputs:
+        check_axes("cat", f"joined along dim {dim}", (dim,), array)
     others = {array.shape[: dim % array.ndim] + array.shape[dim % array.ndim + 1 :] for array in inputs}
     if len(others) != 1:
         raise ValueError(f"cat: shapes {', '.join(str(array.shape) for array in inputs)} differ outside dim {dim}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array
-from tinyres.kernels.elementwise import Result
+from tinyres.kernels.elementwise import Result, sum_dtype
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
@@ -13,6 +13,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
 
     input: (…, I), weight: (O, I), bias: (O,). Returns (…, O).
     """
+    if input.ndim == 0:
+        raise ValueError(f"linear: x is (), expected (…, I) for weight {weight.shape}")
     if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"linear: weight {weight.shape} does not fit x {input.shape}: expected (O, I) with I = {input.shape[-1]}"
@@ -28,7 +30,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
         return (
             lambda: dy @ weight,  # (…, O) @ (O, I)
             lambda: rows.T @ input.reshape(-1, input.shape[-1]),  # (O, R) @ (R, I)
-            lambda: rows.sum(axis=0),  # (O,)
+            lambda: rows.sum(axis=0, dtype=sum_dtype(rows)).astype(rows.dtype, copy=False),  # (O,)
         )
 
     return y, pullback

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array, device_of, xp
-from tinyres.kernels.elementwise import Result
+from tinyres.kernels.elementwise import Result, operands
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -31,11 +31,12 @@ def cross_entropy(
     logits = module.moveaxis(input, 1, -1)  # (N, …, C)
     logp = logits - logits.max(axis=-1, keepdims=True)
     logp = logp - module.log(module.exp(logp).sum(axis=-1, keepdims=True))  # log softmax
-    counts = target != ignore_index  # (N, …)
-    hit = (target[..., None] == module.arange(classes, dtype=target.dtype)).astype(input.dtype)  # (N, …, C), one-hot
+    counts = (target != ignore_index)[..., None]  # (N, …, 1)
+    hit = counts & (target[..., None] == module.arange(classes, dtype=target.dtype))  # (N, …, C), one-hot
+    hit = hit.astype(input.dtype)
     w = module.ones(classes, dtype=input.dtype) if weight is None else weight
-    q = w * ((1 - label_smoothing) * hit + label_smoothing / classes) * counts[..., None]
-    losses = -(q * logp).sum(axis=-1)  # (N, …)
+    q = w * ((1 - label_smoothing) * hit + label_smoothing / classes) * counts  # (N, …, C)
+    losses = -(q * module.where(q == 0, 0, logp)).sum(axis=-1)  # (N, …); 0·∞ is 0 here
     total = (hit * w).sum() if reduction == "mean" else 1
     y = losses if reduction == "none" else losses.sum() / total
 
@@ -58,7 +59,10 @@ def binary_cross_entropy_with_logits(
 
     input, target: the same shape, targets in [0, 1]; weight rescales each element, pos_weight (p) the positives.
     """
-    same_shape("binary_cross_entropy_with_logits", input, target, reduction)
+    target = same_shape("binary_cross_entropy_with_logits", input, target, reduction)
+    for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
+        if factor is not None:
+            operands(f"binary_cross_entropy_with_logits: {name} and input", factor, input)
     module = xp(input)
     softplus = module.log1p(module.exp(-module.abs(input)))  # log(1 + e^−|x|): cannot overflow
     log_sigmoid, log_rest = module.minimum(input, 0) - softplus, -module.maximum(input, 0) - softplus
@@ -76,7 +80,7 @@ def binary_cross_entropy_with_logits(
 
 def mse_loss(input: Array, target: Array, reduction: str = "mean") -> Result:
     """Squared error (x − t)². input, target: the same shape."""
-    same_shape("mse_loss", input, target, reduction)
+    target = same_shape("mse_loss", input, target, reduction)
     difference = input - target
     y, spread = reduce(difference * difference, reduction)
 
@@ -96,13 +100,15 @@ def reduce(losses: Array, reduction: str) -> tuple[Array, Any]:
     return losses.mean(), lambda dy: dy / losses.size
 
 
-def same_shape(op: str, input: Array, target: Array, reduction: str) -> None:
+def same_shape(op: str, input: Array, target: Array, reduction: str) -> Array:
+    """The target in the input's dtype; refuses one of another shape."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
     if input.shape != target.shape:
         raise ValueError(f"{op}: input is {input.shape} but target is {target.shape}, expected the same shape")
     if input.size == 0 and reduction == "mean":
         raise ValueError(f"{op}: the batch is empty: input is {input.shape}")
+    return target.astype(input.dtype, copy=False)
 
 
 def check_labels(

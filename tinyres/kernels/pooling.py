@@ -10,7 +10,7 @@ import math
 
 from tinyres.backend import Array, xp
 from tinyres.kernels.elementwise import Result
-from tinyres.kernels.windows import Pair, Window, channels_first, channels_last
+from tinyres.kernels.windows import Pair, Window, channels_first, channels_last, pair
 
 
 def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Result:
@@ -22,9 +22,13 @@ def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padd
     x = window.pad(channels_last(input), -math.inf)  # (N, H + 2·PH, W + 2·PW, C)
     oh, ow = window.output_size("max_pool2d", *input.shape[2:])
     y = xp(x).full((len(x), oh, ow, x.shape[-1]), -math.inf, dtype=x.dtype)
-    winner = xp(x).zeros(y.shape, dtype="uint8" if math.prod(window.kernel) < 256 else "int32")  # which tap
+    # Which tap won: at first the first one that is not in the border, in case all its values are −∞.
+    (kw, (sh, sw), (ph, pw)) = window.kernel[1], window.stride, window.padding
+    top, left = (xp(x).maximum(0, p - s * xp(x).arange(o)) for p, s, o in ((ph, sh, oh), (pw, sw, ow)))  # (OH,), (OW,)
+    winner = xp(x).empty(y.shape, dtype="uint8" if math.prod(window.kernel) < 256 else "int32")
+    winner[...] = (top[:, None] * kw + left)[..., None]
     for tap, (_, _, pixels) in enumerate(window.taps(oh, ow)):
-        larger = ~(x[pixels] <= y)  # a NaN wins
+        larger = (x[pixels] > y) | xp(x).isnan(x[pixels])  # a NaN wins, and stays
         xp(x).copyto(y, x[pixels], where=larger)
         xp(x).copyto(winner, winner.dtype.type(tap), where=larger)
     padded_shape = x.shape
@@ -78,9 +82,9 @@ def adaptive_avg_pool2d(input: Array, output_size: Pair) -> Result:
     input: (N, C, H, W). Returns (N, C, OH, OW); an output_size of 1 is global average pooling.
     """
     check_images("adaptive_avg_pool2d", input)
-    oh, ow = (output_size, output_size) if isinstance(output_size, int) else output_size
+    oh, ow = pair("adaptive_avg_pool2d", "output_size", output_size, 1)
     n, c, h, w = input.shape
-    if not (1 <= oh <= h and 1 <= ow <= w):
+    if oh > h or ow > w:
         raise ValueError(
             f"adaptive_avg_pool2d: output_size is {output_size}, expected between 1 and the image's {h}×{w}"
         )

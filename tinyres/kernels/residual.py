@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array
-from tinyres.kernels.elementwise import Result, broadcastable, unbroadcast
+from tinyres.kernels.elementwise import Result, operands, unbroadcast
 
 
 def add(input: Array, other: Array) -> Result:
     """input + other, broadcast; either may be a Python number."""
-    broadcastable("add", input, other)
+    input, other, a, b = operands("add", input, other)
 
     def pullback(dy: Array) -> Any:  # dy: like input + other
-        return lambda: unbroadcast(dy, input), lambda: unbroadcast(dy, other)
+        return lambda: unbroadcast(dy, a), lambda: unbroadcast(dy, b)
 
     return input + other, pullback

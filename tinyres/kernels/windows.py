@@ -20,6 +20,15 @@ def channels_first(x: Array) -> Array:
     return x.transpose(0, 3, 1, 2)
 
 
+def pair(op: str, name: str, value: Pair, least: int) -> tuple[int, int]:
+    """A size given as PyTorch gives it, one number for both axes or (height, width), checked."""
+    both = (value, value) if isinstance(value, int) else value
+    fits = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(size, int) for size in both)
+    if not fits or min(both) < least:
+        raise ValueError(f"{op}: {name} is {value}, expected an integer or a pair of integers, at least {least}")
+    return both[0], both[1]
+
+
 class Window(NamedTuple):
     """A K×K window that slides over an image: sizes as (height, width)."""
 
@@ -30,21 +39,12 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, op: str, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> Window:
-        """Sizes given as PyTorch gives them, a number for both axes or (height, width), checked."""
-
-        def pair(name: str, value: Pair, least: int) -> tuple[int, int]:
-            both = (value, value) if isinstance(value, int) else tuple(value)
-            if len(both) != 2 or min(both) < least:
-                raise ValueError(
-                    f"{op}: {name} is {value}, expected an integer or a pair of integers, at least {least}"
-                )
-            return both
-
+        """The window of an operation, its sizes checked."""
         return cls(
-            pair("kernel_size", kernel_size, 1),
-            pair("stride", stride, 1),
-            pair("padding", padding, 0),
-            pair("dilation", dilation, 1),
+            pair(op, "kernel_size", kernel_size, 1),
+            pair(op, "stride", stride, 1),
+            pair(op, "padding", padding, 0),
+            pair(op, "dilation", dilation, 1),
         )
 
     @property

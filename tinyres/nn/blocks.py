@@ -71,6 +71,8 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int,
     if stride == 1 and in_channels == out_channels and option != "C":
         return None
     if option == "A":
+        if out_channels < in_channels:
+            raise ValueError(f"shortcut 'A' adds zero channels: it cannot go from {in_channels} to {out_channels}")
         return Subsample(in_channels, out_channels, stride)
     projection = conv1x1(in_channels, out_channels, stride)
     return Sequential(projection, BatchNorm2d(out_channels)) if norm else projection

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyres import functional as F
 from tinyres.autograd import Tensor
-from tinyres.kernels.windows import Pair
+from tinyres.kernels.windows import Pair, pair
 from tinyres.nn import init
 from tinyres.nn.module import Buffer, Module, Parameter
 
@@ -34,7 +34,7 @@ class Conv2d(Module):
                 "channels that groups divides"
             )
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        kh, kw = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        kh, kw = pair("Conv2d", "kernel_size", kernel_size, 1)
         # (O, KH, KW, C) in memory, as the kernel multiplies it; (O, C, KH, KW) to read.
         weight = np.empty((out_channels, kh, kw, in_channels // groups), np.float32).transpose(0, 3, 1, 2)
         self.weight = init.kaiming_normal_(Parameter(weight))
@@ -88,6 +88,10 @@ class Linear(Module):
     """y = x Wᵀ + b, (…, I) → (…, O). Weight and bias uniform on ±1/√I."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        if min(in_features, out_features) < 1:
+            raise ValueError(
+                f"Linear: in_features {in_features}, out_features {out_features}: expected at least 1 of each"
+            )
         bound = 1 / math.sqrt(in_features)
         self.weight = init.uniform_(Parameter(np.empty((out_features, in_features), np.float32)), -bound, bound)
         self.bias = init.uniform_(Parameter(np.empty(out_features, np.float32)), -bound, bound) if bias else None

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.autograd import Handle, Tensor
-from tinyres.backend import DEVICES, Array, to_device
+from tinyres.autograd import Handle, Tensor, as_device
+from tinyres.backend import Array, to_device
 
 
 class Parameter(Tensor):
@@ -150,8 +150,9 @@ class Module:
     def to(self, target: Any) -> Module:
         """Move all parameters and buffers to a device ("cpu", "cuda") or floating dtype, in place; gradients are
         dropped. Make the optimiser afterwards."""
+        to_a_device = as_device(target)
         for _, tensor in self._named((Parameter, Buffer)):
-            if target in DEVICES:
+            if to_a_device:
                 tensor.data = to_device(tensor.data, target)
             elif tensor.dtype.kind == "f":
                 tensor.data = tensor.data.astype(target)

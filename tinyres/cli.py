@@ -1,0 +1,281 @@
+"""The commands of `tinyres`, and nothing else: each reads its options, calls the library, and prints."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tinyres import __version__, models
+from tinyres.recipe import Recipe
+
+app = typer.Typer(
+    help="Train residual networks written from scratch, and watch how gradients flow through them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Argument(help="Network, for instance resnet20, plain56, preact_resnet110, resnet50.")]
+Data = Annotated[str, typer.Option(help="digits (embedded), cifar10, cifar100, or a folder with train/ and test/.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of initialisation, order and augmentation.")]
+Output = Annotated[Path, typer.Option(help="Folder for what is written.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Checkpoint = Annotated[Path, typer.Option(help="A checkpoint that `tinyres train` wrote.")]
+
+
+@app.command()
+def gradflow(
+    depth: Annotated[int, typer.Option(help="Depth of both networks, 6n + 2.")] = 56,
+    width: Annotated[float, typer.Option(help="Factor on the channels 16, 32, 64.")] = 0.25,
+    data: Data = "digits",
+    train_images: Annotated[int, typer.Option(min=0, help="Training images to use, 0 for all.")] = 2000,
+    epochs: Annotated[int, typer.Option(min=1)] = 4,
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate, after a warm-up of 10 steps.")] = 0.05,
+    seed: Seed = 0,
+    output: Output = Path("runs/gradflow"),
+    device: Device = "cpu",
+) -> None:
+    """Train a plain network and its residual twin, and draw how gradients flow through both.
+
+    Writes gradflow.png (gradient size against depth at several steps, and both training curves), and the numbers
+    behind it as CSV and npz.
+    """
+    from tinyres.experiments.gradflow import run
+
+    recipe = Recipe(
+        data=data,
+        train_images=train_images,
+        augment=False,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        schedule="constant",
+        warmup_steps=10,
+        seed=seed,
+        device=device,
+    )
+    result = run(recipe, depth, width)
+    for path in result.save(output):
+        out.print(f"wrote {path}")
+    out.print(table("", *result.table()))
+    out.print(result.finding(), soft_wrap=True)
+
+
+@app.command()
+def train(
+    model: Model = "resnet20",
+    data: Data = "digits",
+    train_images: Annotated[int, typer.Option(min=0, help="Training images to use, 0 for all.")] = 0,
+    image_size: Annotated[int, typer.Option(min=0, help="Side to resize images to, 0: their own.")] = 0,
+    width: Annotated[float | None, typer.Option(help="Factor on the channels of a CIFAR network.")] = None,
+    shortcut: Annotated[str | None, typer.Option(help="Shortcut option: A, B or C.")] = None,
+    zero_init_residual: Annotated[bool, typer.Option("--zero-gamma", help="Start each block as the identity.")] = False,
+    epochs: Annotated[int, typer.Option(min=1)] = 6,
+    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.1 for sgd, 0.001 for adamw.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="1e-4 for sgd, 0.01 for adamw.")] = None,
+    schedule: Annotated[str, typer.Option(help="cosine, multistep or constant.")] = "cosine",
+    warmup_steps: Annotated[int, typer.Option(min=0)] = 0,
+    augment: Annotated[bool, typer.Option(help="Random crops and, for photographs, flips.")] = True,
+    seed: Seed = 0,
+    output: Output = Path("runs/train"),
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Train a network. Ctrl-C saves and stops; --resume goes on, to the bit.
+
+    Writes checkpoint.safetensors, history.csv (a row an epoch) and steps.csv (a row a step).
+    """
+    from tinyres.training import fit
+
+    options = dict(width=width, shortcut=shortcut, zero_init_residual=zero_init_residual or None)
+    adam = optimizer == "adamw"
+    recipe = Recipe(
+        model=model,
+        model_options={name: value for name, value in options.items() if value is not None},
+        data=data,
+        train_images=train_images,
+        image_size=image_size,
+        augment=augment,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr if lr is not None else (1e-3 if adam else 0.1),
+        weight_decay=weight_decay if weight_decay is not None else (1e-2 if adam else 1e-4),
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        seed=seed,
+        device=device,
+    ).prepared()
+    network, loader = recipe.build_model(), recipe.loader(train=True)
+    stepper = recipe.build_optimizer(network)
+    history = fit(
+        network,
+        loader,
+        stepper,
+        epochs,
+        scheduler=recipe.build_scheduler(stepper, epochs * len(loader)),
+        schedule_per="step",
+        validation=recipe.loader(train=False),
+        output=output,
+        resume=resume,
+        configuration=recipe.to_dict(),
+    )
+    if history.interrupted:
+        raise typer.Exit(130)
+    out.print(f"wrote checkpoint.safetensors, history.csv and steps.csv to {output}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that `tinyres train` wrote.")],
+    data: Annotated[str | None, typer.Option(help="Other data than the checkpoint was trained on.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for predictions.csv.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Show a trained network the test images: loss, accuracy, and each class's share of right answers."""
+    from tinyres import training
+
+    recipe, model = restore(checkpoint, device, seed)
+    recipe = replace(recipe, data=data or recipe.data)
+    loader = recipe.loader(train=False)
+    if tuple(loader.dataset.classes) != recipe.classes:
+        raise ValueError(
+            f"data: {recipe.data} has the classes {loader.dataset.classes}, expected {list(recipe.classes)}"
+        )
+    result = training.evaluate(model, loader)
+    rows = []
+    for label, name in enumerate(recipe.classes):
+        mine = result.labels == label
+        share = f"{(result.predictions[mine] == label).mean():.1%}" if mine.any() else "–"
+        rows.append((name, str(int(mine.sum())), share))
+    out.print(table("", ("class", "images", "right"), rows))
+    out.print(f"loss {result.loss:.4f}, accuracy {result.accuracy:.2%} on {len(result.labels)} images")
+    if output is not None:
+        names = np.array(recipe.classes)
+        predicted = zip(names[result.labels], names[result.predictions], strict=True)
+        out.print(f"wrote {write_csv(output / 'predictions.csv', ('label', 'prediction'), predicted)}")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    checkpoint: Checkpoint,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
+    output: Annotated[Path | None, typer.Option(help="Folder for predictions.csv.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Say what is on images, by a trained network."""
+    from tinyres import Tensor, no_grad
+    from tinyres import functional as F
+    from tinyres.data.folder import read_image
+
+    recipe, model = restore(checkpoint, device, seed)
+    transform, rng = recipe.transform(train=False), np.random.default_rng(seed)
+    rows = []
+    for path in images:
+        image = transform(read_image(path, channels=len(recipe.mean)), rng)  # (H, W, C)
+        with no_grad():
+            logits = model.eval()(Tensor(image.transpose(2, 0, 1)[None]).to(device))
+        shares = F.softmax(logits, 1).numpy()[0]
+        best = np.argsort(-shares)[:top]
+        rows.append((str(path), *(f"{recipe.classes[i]} {shares[i]:.1%}" for i in best)))
+    header = ("image", *(str(i + 1) for i in range(len(rows[0]) - 1)))
+    out.print(table("", header, rows))
+    if output is not None:
+        out.print(f"wrote {write_csv(output / 'predictions.csv', header, rows)}")
+
+
+@app.command()
+def summary(
+    model: Model,
+    image_size: Annotated[int | None, typer.Option(min=1, help="224, or 32 for a CIFAR network, unless said.")] = None,
+    in_channels: Annotated[int, typer.Option(min=1)] = 3,
+    num_classes: Annotated[int | None, typer.Option(min=1)] = None,
+    stride_in: Annotated[
+        str | None, typer.Option(help="3x3 (torchvision) or 1x1 (paper), for resnet50 to 152.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for summary.csv.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Print a network's layers: output shape, parameters, multiply-adds, and the memory of it all."""
+    from tinyres import manual_seed
+
+    manual_seed(seed)
+    options = dict(in_channels=in_channels, num_classes=num_classes, stride_in=stride_in)
+    network = models.get(model, **{name: value for name, value in options.items() if value is not None})
+    side = image_size or (224 if isinstance(network, models.ResNet) else 32)
+    result = models.summary(network, (in_channels, side, side))
+    rows = [
+        (layer.name, layer.kind, "×".join(map(str, layer.output_shape[1:])), layer.parameters, layer.multiply_adds)
+        for layer in result.layers
+    ]
+    header = ("layer", "kind", "output", "parameters", "multiply-adds")
+    out.print(table(model, header, [(*row[:3], f"{row[3]:,}", f"{row[4]:,}") for row in rows]))
+    out.print(f"{model}: {result.totals()}", soft_wrap=True)
+    if output is not None:
+        out.print(f"wrote {write_csv(output / 'summary.csv', header, rows)}")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"tinyres {__version__}")
+        raise typer.Exit()
+
+
+def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe, Any]:
+    """The recipe that a checkpoint keeps, and its network with the trained weights."""
+    from tinyres.checkpoint import load_checkpoint, read_checkpoint
+
+    recipe = replace(Recipe.from_dict(read_checkpoint(checkpoint)[1]["configuration"]), device=device, seed=seed)
+    model = recipe.build_model()
+    load_checkpoint(checkpoint, model)
+    return recipe, model
+
+
+def table(title: str, header: Any, rows: Any) -> Table:
+    """A Rich table; columns of numbers to the right."""
+    result = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        numeric = index > 0 and all(str(row[index])[:1].isdigit() for row in rows)
+        result.add_column(name, justify="right" if numeric else "left")
+    for row in rows:
+        result.add_row(*map(str, row))
+    return result
+
+
+def write_csv(path: Path, header: Any, rows: Any) -> Path:
+    from tinyres.files import atomic_write
+
+    with atomic_write(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def main() -> None:
+    """Run a command; what was wrong with its input is one sentence on standard error, and exit code 1."""
+    try:
+        app()
+    except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        err.print(f"[red]error:[/red] {escape(str(error).strip() or type(error).__name__)}", soft_wrap=True)
+        sys.exit(1)
