@@ -154,6 +154,18 @@ class Tensor:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.ndim == 0:
+            raise TypeError("a tensor with no axes cannot be iterated over")
+        return (self[index] for index in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __reduce__(self) -> Any:
+        """Copied and pickled tensors are leaves of their own: the value, the gradient, no history."""
+        return _rebuild, (type(self), self.data, self.requires_grad, self.grad)
+
     def __repr__(self) -> str:
         body = np.array2string(to_host(self.data), separator=", ", prefix="tensor(", threshold=200, precision=4)
         notes = [] if self.dtype in (np.float32, np.int64, np.bool_) else [f"dtype={self.dtype}"]
@@ -336,12 +348,14 @@ def differentiable(kernel: Callable[P, tuple[Array, Pullback]]) -> Callable[P, T
     Raises (the operation):
         TypeError: if floating inputs differ in dtype. ValueError: if inputs are on different devices.
     """
-    name, names = kernel.__name__, tuple(inspect.signature(kernel).parameters)
+    parameters = inspect.signature(kernel).parameters
+    name, names = kernel.__name__, tuple(parameters)
+    arrays = {key for key, parameter in parameters.items() if "Array" in str(parameter.annotation)}
 
     @functools.wraps(kernel)
     def op(*args: Any, **kwargs: Any) -> Tensor:
         inputs = args + tuple(kwargs.get(key) for key in names[len(args) :])
-        _check_alike(name, names, inputs)
+        _check_alike(name, names, arrays, inputs)
         output, pullback = kernel(*map(_raw, args), **{key: _raw(value) for key, value in kwargs.items()})
         result = Tensor(output)
         if _recording:
@@ -391,6 +405,13 @@ def detect_anomaly() -> Iterator[None]:
         _anomaly = before
 
 
+def _rebuild(kind: type[Tensor], data: Array, requires_grad: bool, grad: Tensor | None) -> Tensor:
+    tensor = kind.__new__(kind)
+    Tensor.__init__(tensor, data, requires_grad)
+    tensor.grad = grad
+    return tensor
+
+
 def as_device(target: Any) -> bool:
     """Whether the argument of a `.to(…)` is a device, and not a dtype. Refuses what is neither."""
     if isinstance(target, str) and target in DEVICES:
@@ -414,14 +435,17 @@ def _describe(value: Any) -> str:
     return f"a {type(value).__name__}" + (f" of {value.dtype}" if is_array(value) else "")
 
 
-def _check_alike(op: str, names: tuple[str, ...], inputs: tuple[Any, ...]) -> None:
-    """Refuse inputs on two devices or of two floating dtypes, by name."""
+def _check_alike(op: str, names: tuple[str, ...], arrays: set[str], inputs: tuple[Any, ...]) -> None:
+    """Refuse inputs on two devices or of two floating dtypes, and lists for arrays, by name."""
     first: Any = None
     for position, value in enumerate(inputs):
         array = value.data if isinstance(value, Tensor) else value
+        name = names[min(position, len(names) - 1)]
         if not is_array(array):
+            if isinstance(array, list) and name in arrays:
+                raise TypeError(f"{op}: {name} is a list, expected a Tensor, an array or a number")
             continue
-        here = names[min(position, len(names) - 1)], device_of(array), array.dtype
+        here = name, device_of(array), array.dtype
         if first is None:
             first = here
         elif first[1] != here[1]:

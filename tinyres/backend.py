@@ -49,7 +49,11 @@ def to_device(array: Array, device: str) -> Array:
         raise ValueError(f"device is {device!r}, expected one of {', '.join(map(repr, DEVICES))}")
     if device_of(array) == device:
         return array
-    return to_host(array) if device == "cpu" else cupy().asarray(array)
+    # Images are channels-last in memory, and a copy between devices is in C order: let it see the axes in memory order.
+    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    ordered = array.transpose(axes)
+    moved = to_host(ordered) if device == "cpu" else cupy().asarray(ordered)
+    return moved.transpose(sorted(range(array.ndim), key=axes.__getitem__))
 
 
 def cupy() -> Any:

@@ -235,7 +235,7 @@ def test_other_members_are_never_unpacked(place, tmp_path):
 def test_a_link_in_place_of_a_batch_is_refused(place, kind):
     name = "cifar-10-batches-py/data_batch_3"
     members = official_members() | {name: link(name, "cifar-10-batches-py/data_batch_2", kind)}
-    with pytest.raises(ValueError, match="data_batch_3 in .* cannot be read .it is a link or a device"):
+    with pytest.raises(ValueError, match=r"data_batch_3 in .* cannot be read .it is a link or a device"):
         cifar10(place(members))
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyres.flow.record import Record
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from tinyres.flow.record import Record
 
 # Colours that colour-blind readers tell apart (Okabe & Ito 2008); line styles and markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -56,7 +56,7 @@ def depth_plot(
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    records = {"": records} if isinstance(records, Record) else records
+    records = records if isinstance(records, Mapping) else {"": records}
     if ax is None:
         ax = plt.subplots(figsize=(8, 4.5), layout="constrained")[1]
     ax.set_yscale("log" if statistic in LOGARITHMIC else "linear")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array, blocks, xp
-from tinyres.kernels.elementwise import Result, sum_dtype
+from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import channels_first, channels_last
 
 
@@ -223,6 +223,7 @@ def check(
     training: bool,
 ) -> None:
     """Refuse what cannot be normalised, in one sentence."""
+    check_floating(op, input)
     if input.ndim not in (2, 4) or input.size == 0:
         raise ValueError(f"{op}: x is {input.shape}, expected (N, C, H, W) or (N, C), none of them 0")
     if training and input.size == input.shape[1]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array, blocks, xp
-from tinyres.kernels.elementwise import Result, sum_dtype
+from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last
 
 
@@ -152,6 +152,7 @@ def grouped(
 
 def check(input: Array, weight: Array, bias: Array | None, groups: int) -> None:
     """Refuse shapes that do not fit, in one sentence."""
+    check_floating("conv2d", input)
     if input.ndim != 4 or weight.ndim != 4:
         raise ValueError(
             f"conv2d: x is {input.shape} and weight {weight.shape}, expected (N, C, H, W) and (O, C/groups, KH, KW)"

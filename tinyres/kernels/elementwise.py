@@ -24,7 +24,8 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
         return gradient
     added = gradient.ndim - len(shape)
     repeated = tuple(axis + added for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis + added] > 1)
-    return gradient.sum(axis=(*range(added), *repeated)).reshape(shape)
+    total = gradient.sum(axis=(*range(added), *repeated), dtype=sum_dtype(gradient))
+    return total.astype(gradient.dtype, copy=False).reshape(shape)
 
 
 def sum_dtype(array: Array) -> Any:
@@ -32,12 +33,21 @@ def sum_dtype(array: Array) -> Any:
     return "float32" if array.dtype == "float16" else array.dtype
 
 
+def floats(*values: Any) -> tuple[Any, ...]:
+    """The values, arrays of integers beside floating ones made floating: NumPy alone would widen float32 for them."""
+    dtypes = [value.dtype for value in values if is_array(value) and value.dtype.kind == "f"]
+    return tuple(value.astype(dtypes[0], copy=False) if dtypes and is_array(value) else value for value in values)
+
+
+def check_floating(op: str, input: Array) -> None:
+    if input.dtype.kind != "f":
+        raise TypeError(f'{op}: x is {input.dtype}, expected a floating dtype: convert it with .to("float32")')
+
+
 def operands(op: str, first: Array, second: Array) -> tuple[Array, Array, tuple[int, ...], tuple[int, ...]]:
     """Both operands, integers beside floats made floats of the same width, and their shapes, which must broadcast."""
+    first, second = floats(first, second)
     a, b = shape_of(first), shape_of(second)
-    if is_array(first) and is_array(second) and "f" in (first.dtype.kind, second.dtype.kind):
-        dtype = first.dtype if first.dtype.kind == "f" else second.dtype
-        first, second = first.astype(dtype, copy=False), second.astype(dtype, copy=False)
     if a != b and any(m != n and 1 not in (m, n) for m, n in zip(a[::-1], b[::-1], strict=False)):
         raise ValueError(
             f"{op}: shapes {a} and {b} do not broadcast: from the last axis back, sizes must be equal or 1"
@@ -118,6 +128,7 @@ def clamp(input: Array, min: float | None = None, max: float | None = None) -> R
 
 def matmul(input: Array, other: Array) -> Result:
     """Matrix product (…, M, K) @ (…, K, N) → (…, M, N), leading axes broadcast."""
+    input, other = floats(input, other)
     if input.ndim < 2 or other.ndim < 2 or input.shape[-1] != other.shape[-2]:
         raise ValueError(f"matmul: shapes {input.shape} and {other.shape} do not fit, expected (…, M, K) and (…, K, N)")
     if any(m != n and 1 not in (m, n) for m, n in zip(input.shape[-3::-1], other.shape[-3::-1], strict=False)):
@@ -262,6 +273,7 @@ def getitem(input: Array, index: Any) -> Result:
 
 def cat(*inputs: Array, dim: int = 0) -> Result:
     """Join arrays along `dim`."""
+    inputs = floats(*inputs)
     if not inputs:
         raise ValueError("cat: no tensors came, expected at least one")
     for array in inputs:

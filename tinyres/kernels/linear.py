@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyres.backend import Array
-from tinyres.kernels.elementwise import Result, sum_dtype
+from tinyres.kernels.elementwise import Result, floats, sum_dtype
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
@@ -21,6 +21,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias is {bias.shape}, expected ({weight.shape[0]},) for weight {weight.shape}")
+    input, weight = floats(input, weight)
     y = input @ weight.T  # (…, O)
     if bias is not None:
         y += bias

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from tinyres.backend import Array, xp
-from tinyres.kernels.elementwise import Result
+from tinyres.kernels.elementwise import Result, check_floating
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last, pair
 
 
@@ -119,5 +119,6 @@ def pooling_window(op: str, input: Array, kernel_size: Pair, stride: Pair | None
 
 
 def check_images(op: str, input: Array) -> None:
+    check_floating(op, input)
     if input.ndim != 4 or input.size == 0:
         raise ValueError(f"{op}: x is {input.shape}, expected (N, C, H, W), none of them 0")

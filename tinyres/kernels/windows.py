@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from tinyres.backend import Array, xp
@@ -22,11 +23,11 @@ def channels_first(x: Array) -> Array:
 
 def pair(op: str, name: str, value: Pair, least: int) -> tuple[int, int]:
     """A size given as PyTorch gives it, one number for both axes or (height, width), checked."""
-    both = (value, value) if isinstance(value, int) else value
-    fits = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(size, int) for size in both)
+    both: Any = (value, value) if isinstance(value, Integral) else value
+    fits = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(size, Integral) for size in both)
     if not fits or min(both) < least:
         raise ValueError(f"{op}: {name} is {value}, expected an integer or a pair of integers, at least {least}")
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
 
 
 class Window(NamedTuple):

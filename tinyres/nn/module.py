@@ -151,6 +151,8 @@ class Module:
         """Move all parameters and buffers to a device ("cpu", "cuda") or floating dtype, in place; gradients are
         dropped. Make the optimiser afterwards."""
         to_a_device = as_device(target)
+        if not to_a_device and np.dtype(target).kind != "f":
+            raise TypeError(f"to: {np.dtype(target)} has no gradients, expected a floating dtype")
         for _, tensor in self._named((Parameter, Buffer)):
             if to_a_device:
                 tensor.data = to_device(tensor.data, target)
