@@ -3,6 +3,7 @@
 from tinyres import functional, models, nn, optim
 from tinyres.autograd import Tensor, detect_anomaly, differentiable, is_grad_enabled, no_grad
 from tinyres.backend import manual_seed
+from tinyres.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "detect_anomaly",
     "differentiable",
     "functional",
+    "get_num_threads",
     "is_grad_enabled",
     "manual_seed",
     "models",
     "nn",
     "no_grad",
     "optim",
+    "set_num_threads",
 ]

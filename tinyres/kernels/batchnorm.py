@@ -12,11 +12,13 @@ per-channel vectors repeated k times.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tinyres.backend import Array, blocks, xp
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import channels_first, channels_last
+from tinyres.threads import in_parallel
 
 
 def batch_norm(
@@ -108,25 +110,30 @@ def fused(
 
     y, added = x.empty(), None if residual is None else Lanes(residual)
     scales, shifts = x.tile(scale), x.tile(shift)  # (k·C,)
-    for rows in x.blocks():
+
+    def normalise(rows: slice) -> None:
         block = module.multiply(x.rows[rows], scales, out=y.rows[rows])
         block += shifts
         if added is not None:
             block += added.rows[rows]
         if relu:
             module.maximum(block, 0, out=block)
+
+    x.for_blocks(normalise)
     activated = y.rows if relu else None  # all that backward needs of y
 
     def pullback(dy: Array) -> Any:  # dy: like y
         incoming = Lanes(dy)
         g = x.empty() if relu else incoming  # the gradient by the norm's own output
-        sum_g, sum_gx, means = module.zeros(x.width, "float64"), module.zeros(x.width, "float64"), x.tile(mean)
-        for rows in x.blocks():
+        means = x.tile(mean)
+
+        def sums(rows: slice) -> Array:
             if activated is not None:
                 module.multiply(incoming.rows[rows], activated[rows] > 0, out=g.rows[rows])
-            sum_g += x.column_sums(g.rows[rows])
-            sum_gx += x.column_sums((x.rows[rows] - means) * g.rows[rows])
-        dbias, dweight = x.fold(sum_g), x.fold(sum_gx) * inverse_std  # (C,): Σ g and Σ g·x̂
+            return x.column_sums(g.rows[rows], (x.rows[rows] - means) * g.rows[rows])
+
+        dbias, dweight = x.fold(x.for_blocks(sums))  # (C,): Σ g, Σ g·(x − μ)
+        dweight = dweight * inverse_std  # Σ g·x̂
 
         # dx = a·g + b·x + c, which is γ/s · (g − mean(g) − x̂·mean(g·x̂)) (Ioffe & Szegedy 2015, §3, gathered).
         # In evaluation the statistics are constants, and dx = a·g.
@@ -134,11 +141,14 @@ def fused(
         c = -scale * dbias / x.count - b * mean
         dx = g if relu and residual is None else x.empty()  # g is ours alone then: write over it
         a, b, c = scales, x.tile(b), x.tile(c)
-        for rows in x.blocks():
+
+        def combine(rows: slice) -> None:
             block = module.multiply(g.rows[rows], a, out=dx.rows[rows])
             if training:
                 block += x.rows[rows] * b
                 block += c
+
+        x.for_blocks(combine)
         return (
             dx.images(),
             None if residual is None else g.images(),
@@ -174,18 +184,25 @@ class Lanes:
         """Slices of rows that stay in the cache."""
         return blocks(len(self.rows), 8 * self.width * self.rows.itemsize, self.rows)
 
+    def for_blocks(self, step: Callable[[slice], Any]) -> Any:
+        """`step(rows)` for each block, shared out among threads. The results, if any, are summed in float64, in the
+        order of the blocks whatever the number of threads."""
+        shares = in_parallel(lambda share: [step(rows) for rows in share], self.blocks(), self.rows)
+        results = [result for share in shares for result in share]
+        return None if results[0] is None else xp(self.rows).stack(results).sum(axis=0, dtype="float64")
+
     def tile(self, vector: Array) -> Array:
         """A per-channel vector (C,), once for each of the k pixels of a row."""
         return xp(self.rows).tile(vector, self.k).astype(self.rows.dtype)
 
-    def column_sums(self, block: Array) -> Array:
-        """Sums over a block's rows, (k·C,): ones @ block."""
-        block = block.astype(self.sum_dtype, copy=False)
-        return xp(block).ones(len(block), dtype=block.dtype) @ block
+    def column_sums(self, *blocks: Array) -> Array:
+        """The sums over each block's rows, (B, k·C): ones @ block."""
+        ones = xp(self.rows).ones(len(blocks[0]), dtype=self.sum_dtype)
+        return xp(self.rows).stack([ones @ block.astype(self.sum_dtype, copy=False) for block in blocks])
 
     def fold(self, sums: Array) -> Array:
-        """Sums over rows (k·C,) → sums over all pixels (C,)."""
-        return sums.reshape(self.k, self.channels).sum(axis=0)
+        """Sums over rows (…, k·C) → sums over all pixels (…, C)."""
+        return sums.reshape(*sums.shape[:-1], self.k, self.channels).sum(axis=-2)
 
     def images(self) -> Array:
         """Back to the shape of the batch, channels-last in memory."""
@@ -202,14 +219,13 @@ def moments(x: Lanes) -> tuple[Array, Array]:
     module = xp(x.rows)
     first = x.rows[next(iter(x.blocks()))]
     shift = x.tile(x.fold(first.mean(axis=0, dtype=x.sum_dtype)) / x.k)  # (k·C,)
-    sums, squares = module.zeros(x.width, "float64"), module.zeros(x.width, "float64")
-    for rows in x.blocks():
+
+    def sums(rows: slice) -> Array:
         centred = x.rows[rows] - shift
-        sums += x.column_sums(centred)
-        squares += x.column_sums(centred * centred)
-    drift = x.fold(sums) / x.count
-    mean = shift[: x.channels].astype("float64") + drift
-    return mean, module.maximum(x.fold(squares) / x.count - drift * drift, 0)
+        return x.column_sums(centred, centred * centred)
+
+    drift, square = x.fold(x.for_blocks(sums)) / x.count  # means of x − s and (x − s)²
+    return shift[: x.channels].astype("float64") + drift, module.maximum(square - drift * drift, 0)
 
 
 def check(

@@ -16,6 +16,7 @@ from typing import Any
 from tinyres.backend import Array, blocks, xp
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last
+from tinyres.threads import in_parallel
 
 
 def conv2d(
@@ -85,8 +86,12 @@ def correlate(x: Array, kernels: Array, window: Window) -> Array:
     matrix = kernels.reshape(len(kernels), -1).T  # (KH·KW·C, O)
     oh, ow = window.output_size("conv2d", h, w)
     y = xp(x).empty((n, oh, ow, len(kernels)), dtype=x.dtype)
-    for images in blocks(n, oh * ow * matrix.shape[0] * x.itemsize, x):
-        xp(x).matmul(im2col(x[images], window), matrix, out=y[images].reshape(-1, len(kernels)))
+
+    def work(share: list[slice]) -> None:
+        for images in share:
+            xp(x).matmul(im2col(x[images], window), matrix, out=y[images].reshape(-1, len(kernels)))
+
+    in_parallel(work, blocks(n, oh * ow * matrix.shape[0] * x.itemsize, x), x)
     return y
 
 
@@ -94,10 +99,15 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
     """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, KH, KW, C) = Σ over windows of dyᵀ · columns."""
     n, oh, ow, o = dy.shape
     (kh, kw), c = window.kernel, x.shape[-1]
-    dw = xp(x).zeros((o, kh * kw * c), dtype=x.dtype)
-    for images in blocks(n, oh * ow * kh * kw * c * x.itemsize, x):
-        dw += dy[images].reshape(-1, o).T @ im2col(x[images], window)
-    return dw.reshape(o, kh, kw, c)
+
+    def work(share: list[slice]) -> Array:
+        dw = xp(x).zeros((o, kh * kw * c), dtype=x.dtype)
+        for images in share:
+            dw += dy[images].reshape(-1, o).T @ im2col(x[images], window)
+        return dw
+
+    shares = in_parallel(work, blocks(n, oh * ow * kh * kw * c * x.itemsize, x), x)
+    return sum(shares[1:], start=shares[0]).reshape(o, kh, kw, c)
 
 
 def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
@@ -113,9 +123,13 @@ def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Wi
     n, h, w, c = shape
     matrix = kernels.reshape(len(kernels), -1)  # (O, KH·KW·C)
     dx = xp(dy).empty(shape, dtype=dy.dtype)
-    for images in blocks(n, dy[0].size // len(kernels) * matrix.shape[1] * dy.itemsize, dy):
-        block = dy[images]
-        dx[images] = col2im(block.reshape(-1, len(kernels)) @ matrix, (len(block), h, w, c), window)
+
+    def work(share: list[slice]) -> None:
+        for images in share:
+            block = dy[images]
+            dx[images] = col2im(block.reshape(-1, len(kernels)) @ matrix, (len(block), h, w, c), window)
+
+    in_parallel(work, blocks(n, dy[0].size // len(kernels) * matrix.shape[1] * dy.itemsize, dy), dy)
     return dx
 
 

@@ -1,0 +1,104 @@
+"""Threads: the work is shared out in order, results agree, and a forked child can go on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tinyres import backend, kernels, threads
+
+
+@pytest.fixture
+def restored():
+    before = threads.get_num_threads()
+    yield
+    threads.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_block_is_done_once_and_results_come_in_order(restored, count):
+    threads.set_num_threads(count)
+    blocks = [slice(i, i + 1) for i in range(7)]
+    workers = set()
+
+    def work(share):
+        workers.add(threading.get_ident())
+        return share
+
+    shares = threads.in_parallel(work, blocks, np.zeros(1))
+    assert [block for share in shares for block in share] == blocks
+    assert len(shares) == count
+    assert threading.get_ident() in workers  # the caller works, too
+
+
+def test_an_error_in_any_share_reaches_the_caller(restored):
+    threads.set_num_threads(3)
+    for bad in range(6):
+
+        def work(share, bad=bad):
+            if any(block.start == bad for block in share):
+                raise ArithmeticError(f"block {bad}")
+
+        with pytest.raises(ArithmeticError, match=f"block {bad}"):
+            threads.in_parallel(work, [slice(i, i + 1) for i in range(6)], np.zeros(1))
+
+
+def test_results_do_not_depend_on_the_number_of_threads(restored, monkeypatch):
+    monkeypatch.setitem(backend.BLOCK_BYTES, "cpu", 1 << 12)  # many blocks
+    rng = np.random.default_rng(0)
+    x, w, g = (rng.standard_normal(s).astype(np.float32) for s in [(6, 5, 9, 8), (4, 5, 3, 3), (6, 4, 9, 8)])
+    results = []
+    for count in (1, 2, 4):
+        threads.set_num_threads(count)
+        y, pullback = kernels.conv2d(x, w, padding=1)
+        z, pull_norm = kernels.batch_norm_add_relu(y, None, None, None, training=True)
+        results.append([y, z, *kernels.gradients(pullback, g)[:2], kernels.gradients(pull_norm, g)[0]])
+    for other in results[1:]:
+        y, z, dx, dw, dz = results[0]
+        for exact, found in zip((y, z, dx, dz), (other[0], other[1], other[2], other[4]), strict=True):
+            assert np.array_equal(exact, found)
+        np.testing.assert_allclose(other[3], dw, rtol=1e-4, atol=1e-4)  # a sum of one partial sum a thread
+
+
+def test_repeatable_with_threads(restored):
+    threads.set_num_threads(4)
+    rng = np.random.default_rng(0)
+    x, w, g = (rng.standard_normal(s).astype(np.float32) for s in [(64, 8, 16, 16), (8, 8, 3, 3), (64, 8, 16, 16)])
+    first, second = (kernels.gradients(kernels.conv2d(x, w, padding=1)[1], g)[1] for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_a_negative_number_gets_a_sentence():
+    with pytest.raises(ValueError, match="threads is -1, expected 1 or more"):
+        threads.set_num_threads(-1)
+
+
+def test_blas_own_setting_is_the_default():
+    script = "import tinyres; print(tinyres.get_num_threads())"
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout == "1\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_makes_its_own_threads():
+    script = """
+import os, numpy as np, tinyres
+from tinyres import kernels
+tinyres.set_num_threads(2)
+x, w = np.ones((64, 16, 32, 32), np.float32), np.ones((16, 16, 3, 3), np.float32)
+expected = kernels.conv2d(x, w)[0]
+child = os.fork()
+if child == 0:
+    tinyres.set_num_threads(2)
+    os._exit(0 if np.array_equal(kernels.conv2d(x, w)[0], expected) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]  # Python 3.12 warns of any fork beside threads
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "0\n"
