@@ -13,8 +13,9 @@ def relu(input: Array) -> Result:
 
 
 def sigmoid(input: Array) -> Result:
-    """Logistic function 1 / (1 + e⁻ˣ), computed as (1 + tanh(x/2)) / 2, which cannot overflow."""
-    y = 0.5 * (1 + xp(input).tanh(0.5 * input))
+    """Logistic function 1 / (1 + e⁻ˣ), or eˣ / (1 + eˣ) for negative x: no overflow, no cancellation."""
+    e = xp(input).exp(-xp(input).abs(input))
+    y = xp(input).where(input >= 0, 1, e) / (1 + e)
     return y, lambda dy: dy * y * (1 - y)
 
 

@@ -32,7 +32,7 @@ def cross_entropy(
     logp = logits - logits.max(axis=-1, keepdims=True)
     logp = logp - module.log(module.exp(logp).sum(axis=-1, keepdims=True))  # log softmax
     counts = (target != ignore_index)[..., None]  # (N, …, 1)
-    hit = counts & (target[..., None] == module.arange(classes, dtype=target.dtype))  # (N, …, C), one-hot
+    hit = counts & (target[..., None] == module.arange(classes))  # (N, …, C), one-hot
     hit = hit.astype(input.dtype)
     w = module.ones(classes, dtype=input.dtype) if weight is None else weight
     q = w * ((1 - label_smoothing) * hit + label_smoothing / classes) * counts  # (N, …, C)

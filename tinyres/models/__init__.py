@@ -37,22 +37,41 @@ from tinyres.models.resnet import (
     resnet152,
 )
 from tinyres.models.summary import Summary, summary
+from tinyres.models.weights import load_state_dict_file
 from tinyres.nn import Module
 
-_MODELS = {name: value for name, value in globals().items() if isinstance(value, partial)}
+_MODELS: dict[str, Any] = {name: value for name, value in globals().items() if isinstance(value, partial)}
+
+
+def _family_and_depth(name: str) -> tuple[str, int]:
+    family = name.rstrip("0123456789")
+    return family, int(name.removeprefix(family))
 
 
 def names() -> list[str]:
     """Every model that `get` makes."""
-    return list(_MODELS)
+    return sorted(_MODELS, key=_family_and_depth)
 
 
 def get(name: str, **options: Any) -> Module:
     """The model of that name, with fresh weights from the global generator. Options are those of its class."""
     if name not in _MODELS:
-        raise ValueError(f"model is {name!r}, expected one of {', '.join(_MODELS)}")
-    model: Module = _MODELS[name](**options)
+        raise ValueError(f"model is {name!r}, expected one of {', '.join(names())}")
+    try:
+        model: Module = _MODELS[name](**options)
+    except TypeError as error:  # an option that the model does not have
+        raise TypeError(f"{name}: {error}") from error
     return model
 
 
-__all__ = ["CifarResNet", "PreActResNet", "ResNet", "Summary", "get", "names", "summary", *_MODELS]
+__all__ = [
+    "CifarResNet",
+    "PreActResNet",
+    "ResNet",
+    "Summary",
+    "get",
+    "load_state_dict_file",
+    "names",
+    "summary",
+    *_MODELS,
+]
