@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tinyres import __version__, models
+from tinyres.history import write_csv
 from tinyres.recipe import Recipe
 
 app = typer.Typer(
@@ -23,25 +23,30 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)  # names of files and classes stay what they are
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Model = Annotated[str, typer.Argument(help="Network, for instance resnet20, plain56, preact_resnet110, resnet50.")]
 Data = Annotated[str, typer.Option(help="digits (embedded), cifar10, cifar100, or a folder with train/ and test/.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of initialisation, order and augmentation.")]
-Output = Annotated[Path, typer.Option(help="Folder for what is written.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn at random.")]
+Output = Annotated[Path, typer.Option(file_okay=False, writable=True, help="Folder for what is written.")]
+CsvFolder = Annotated[
+    Path | None, typer.Option(file_okay=False, writable=True, help="Folder to write the table to, as CSV.")
+]
+TrainImages = Annotated[int, typer.Option(min=0, help="Training images to use, 0 for all.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Images a step.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Checkpoint = Annotated[Path, typer.Option(help="A checkpoint that `tinyres train` wrote.")]
 
 
 @app.command()
 def gradflow(
-    depth: Annotated[int, typer.Option(help="Depth of both networks, 6n + 2.")] = 56,
+    depth: Annotated[int, typer.Option(help="Layers of both networks: 20, 32, 44, 56 or 110.")] = 56,
     width: Annotated[float, typer.Option(help="Factor on the channels 16, 32, 64.")] = 0.25,
     data: Data = "digits",
-    train_images: Annotated[int, typer.Option(min=0, help="Training images to use, 0 for all.")] = 2000,
-    epochs: Annotated[int, typer.Option(min=1)] = 4,
-    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    train_images: TrainImages = 2000,
+    epochs: Epochs = 4,
+    batch_size: BatchSize = 64,
     lr: Annotated[float, typer.Option(help="Learning rate, after a warm-up of 10 steps.")] = 0.05,
     seed: Seed = 0,
     output: Output = Path("runs/gradflow"),
@@ -49,8 +54,7 @@ def gradflow(
 ) -> None:
     """Train a plain network and its residual twin, and draw how gradients flow through both.
 
-    Writes gradflow.png (gradient size against depth at several steps, and both training curves), and the numbers
-    behind it as CSV and npz.
+    Writes gradflow.png, and the numbers behind it as CSV and npz.
     """
     from tinyres.experiments.gradflow import run
 
@@ -68,38 +72,42 @@ def gradflow(
     )
     result = run(recipe, depth, width)
     for path in result.save(output):
-        out.print(f"wrote {path}")
+        out.print(f"wrote {path}", soft_wrap=True)
     out.print(table("", *result.table()))
     out.print(result.finding(), soft_wrap=True)
 
 
 @app.command()
 def train(
-    model: Model = "resnet20",
-    data: Data = "digits",
-    train_images: Annotated[int, typer.Option(min=0, help="Training images to use, 0 for all.")] = 0,
-    image_size: Annotated[int, typer.Option(min=0, help="Side to resize images to, 0: their own.")] = 0,
+    model: Model = Recipe.model,
+    data: Data = Recipe.data,
+    train_images: TrainImages = Recipe.train_images,
+    image_size: Annotated[
+        int, typer.Option(min=0, help="Side that images are resized and cropped to, 0 for their own.")
+    ] = Recipe.image_size,
     width: Annotated[float | None, typer.Option(help="Factor on the channels of a CIFAR network.")] = None,
-    shortcut: Annotated[str | None, typer.Option(help="Shortcut option: A, B or C.")] = None,
+    shortcut: Annotated[str | None, typer.Option(help="Shortcut where the shape changes: A, B or C.")] = None,
     zero_init_residual: Annotated[bool, typer.Option("--zero-gamma", help="Start each block as the identity.")] = False,
-    epochs: Annotated[int, typer.Option(min=1)] = 6,
-    batch_size: Annotated[int, typer.Option(min=2)] = 128,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
-    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.1 for sgd, 0.001 for adamw.")] = None,
+    epochs: Epochs = Recipe.epochs,
+    batch_size: BatchSize = Recipe.batch_size,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = Recipe.optimizer,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.05 for sgd, 0.001 for adamw.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="1e-4 for sgd, 0.01 for adamw.")] = None,
-    schedule: Annotated[str, typer.Option(help="cosine, multistep or constant.")] = "cosine",
-    warmup_steps: Annotated[int, typer.Option(min=0)] = 0,
-    augment: Annotated[bool, typer.Option(help="Random crops and, for photographs, flips.")] = True,
+    schedule: Annotated[str, typer.Option(help="cosine, multistep or constant.")] = Recipe.schedule,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps in which lr rises from a tenth.")] = 0,
+    augment: Annotated[bool, typer.Option(help="Random crops and, for photographs, flips.")] = Recipe.augment,
     seed: Seed = 0,
     output: Output = Path("runs/train"),
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the output folder's checkpoint, if there is one.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Train a network. Ctrl-C saves and stops; --resume goes on, to the bit.
 
     Writes checkpoint.safetensors, history.csv (a row an epoch) and steps.csv (a row a step).
     """
-    from tinyres.training import fit
+    from tinyres.training import CHECKPOINT, fit
 
     options = dict(width=width, shortcut=shortcut, zero_init_residual=zero_init_residual or None)
     adam = optimizer == "adamw"
@@ -113,13 +121,17 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
-        lr=lr if lr is not None else (1e-3 if adam else 0.1),
-        weight_decay=weight_decay if weight_decay is not None else (1e-2 if adam else 1e-4),
+        lr=lr if lr is not None else (1e-3 if adam else Recipe.lr),
+        weight_decay=weight_decay if weight_decay is not None else (1e-2 if adam else Recipe.weight_decay),
         schedule=schedule,
         warmup_steps=warmup_steps,
         seed=seed,
         device=device,
     ).prepared()
+    if (output / CHECKPOINT).exists():
+        if not resume:
+            raise FileExistsError(f"{output} holds a checkpoint: pass --resume to go on, or choose another --output")
+        refuse_other_recipe(output / CHECKPOINT, recipe)
     network, loader = recipe.build_model(), recipe.loader(train=True)
     stepper = recipe.build_optimizer(network)
     history = fit(
@@ -135,15 +147,16 @@ def train(
         configuration=recipe.to_dict(),
     )
     if history.interrupted:
+        out.print("the same command with --resume goes on")
         raise typer.Exit(130)
-    out.print(f"wrote checkpoint.safetensors, history.csv and steps.csv to {output}")
+    out.print(f"wrote checkpoint.safetensors, history.csv and steps.csv to {output}", soft_wrap=True)
 
 
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that `tinyres train` wrote.")],
     data: Annotated[str | None, typer.Option(help="Other data than the checkpoint was trained on.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for predictions.csv.")] = None,
+    output: CsvFolder = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -151,13 +164,7 @@ def evaluate(
     from tinyres import training
 
     recipe, model = restore(checkpoint, device, seed)
-    recipe = replace(recipe, data=data or recipe.data)
-    loader = recipe.loader(train=False)
-    if tuple(loader.dataset.classes) != recipe.classes:
-        raise ValueError(
-            f"data: {recipe.data} has the classes {loader.dataset.classes}, expected {list(recipe.classes)}"
-        )
-    result = training.evaluate(model, loader)
+    result = training.evaluate(model, replace(recipe, data=data or recipe.data).loader(train=False))
     rows = []
     for label, name in enumerate(recipe.classes):
         mine = result.labels == label
@@ -168,15 +175,15 @@ def evaluate(
     if output is not None:
         names = np.array(recipe.classes)
         predicted = zip(names[result.labels], names[result.predictions], strict=True)
-        out.print(f"wrote {write_csv(output / 'predictions.csv', ('label', 'prediction'), predicted)}")
+        save_csv(output / "predictions.csv", ("label", "prediction"), predicted)
 
 
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint that `tinyres train` wrote.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
-    output: Annotated[Path | None, typer.Option(help="Folder for predictions.csv.")] = None,
+    output: CsvFolder = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -194,23 +201,24 @@ def predict(
             logits = model.eval()(Tensor(image.transpose(2, 0, 1)[None]).to(device))
         shares = F.softmax(logits, 1).numpy()[0]
         best = np.argsort(-shares)[:top]
-        rows.append((str(path), *(f"{recipe.classes[i]} {shares[i]:.1%}" for i in best)))
-    header = ("image", *(str(i + 1) for i in range(len(rows[0]) - 1)))
-    out.print(table("", header, rows))
+        rows += [(path, rank, recipe.classes[i], shares[i]) for rank, i in enumerate(best, start=1)]
+    header = ("image", "rank", "class", "probability")
+    shown = [(path if rank == 1 else "", rank, name, f"{share:.1%}") for path, rank, name, share in rows]
+    out.print(table("", header, shown))
     if output is not None:
-        out.print(f"wrote {write_csv(output / 'predictions.csv', header, rows)}")
+        save_csv(output / "predictions.csv", header, rows)
 
 
 @app.command()
 def summary(
     model: Model,
-    image_size: Annotated[int | None, typer.Option(min=1, help="224, or 32 for a CIFAR network, unless said.")] = None,
-    in_channels: Annotated[int, typer.Option(min=1)] = 3,
-    num_classes: Annotated[int | None, typer.Option(min=1)] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Its side; 32 for CIFAR networks, else 224.")] = None,
+    in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="10 for CIFAR networks, else 1000.")] = None,
     stride_in: Annotated[
         str | None, typer.Option(help="3x3 (torchvision) or 1x1 (paper), for resnet50 to 152.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for summary.csv.")] = None,
+    output: CsvFolder = None,
     seed: Seed = 0,
 ) -> None:
     """Print a network's layers: output shape, parameters, multiply-adds, and the memory of it all."""
@@ -227,9 +235,59 @@ def summary(
     ]
     header = ("layer", "kind", "output", "parameters", "multiply-adds")
     out.print(table(model, header, [(*row[:3], f"{row[3]:,}", f"{row[4]:,}") for row in rows]))
-    out.print(f"{model}: {result.totals()}", soft_wrap=True)
+    out.print(result.totals(), soft_wrap=True)
     if output is not None:
-        out.print(f"wrote {write_csv(output / 'summary.csv', header, rows)}")
+        save_csv(output / "summary.csv", header, rows)
+
+
+@app.command()
+def audit(
+    target: Annotated[
+        str, typer.Argument(metavar="MODULE:NAME", help="A kernel, operation or Module, for instance tinyres.nn:ReLU.")
+    ],
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Of each array it takes, in order, for instance 2,3,8,8.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Check a backward pass in every way that applies. Exit code 1 if a check fails.
+
+    MODULE is a dotted name or a .py file. Without --shape, NAME is a function that returns (f, *args), what to check
+    and its arguments.
+    """
+    from tinyres.testing.audit import audit, find, read_shape
+
+    result = audit(*find(target, [read_shape(text) for text in shape or ()], seed), seed=seed)
+    out.print(str(result), soft_wrap=True)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mutants(
+    output: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, writable=True, help="Folder to write the table to, as CSV and as a page."),
+    ] = None,
+) -> None:
+    """Break operations on purpose, one mistake each, and show which check notices.
+
+    ● noticed, · not noticed, blank where a check does not apply. Exit code 1 if no check notices one of them.
+    """
+    from tinyres.testing.mutants import kill_matrix
+
+    matrix = kill_matrix()
+    marks = table("", matrix.header()[1:], [row[1:] for row in matrix.rows()])
+    marks.padding = 0, 1, 0, 0  # narrow enough for a terminal of 80 columns
+    marks.columns[0].no_wrap = True
+    for column in marks.columns[1:]:
+        column.max_width = 4
+    out.print(marks)
+    for path in matrix.save(output) if output is not None else ():
+        out.print(f"wrote {path}", soft_wrap=True)
+    if matrix.survivors:
+        err.print(f"not noticed: {', '.join(mutant.name for mutant in matrix.survivors)}", soft_wrap=True)
+        raise typer.Exit(1)
 
 
 @app.callback(invoke_without_command=True)
@@ -251,31 +309,39 @@ def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe, Any]:
     return recipe, model
 
 
+def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
+    """Raise ValueError unless the checkpoint was made by this recipe: only for longer, or elsewhere, it may go on."""
+    from tinyres.checkpoint import read_checkpoint
+
+    saved = Recipe.from_dict(read_checkpoint(checkpoint)[1]["configuration"])
+    for name, theirs in saved.to_dict().items():
+        mine = getattr(recipe, name)
+        if theirs != mine and name not in ("epochs", "device"):
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {theirs}, not {mine}: resume with what it began with"
+            )
+
+
 def table(title: str, header: Any, rows: Any) -> Table:
     """A Rich table; columns of numbers to the right."""
     result = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(header):
         numeric = index > 0 and all(str(row[index])[:1].isdigit() for row in rows)
-        result.add_column(name, justify="right" if numeric else "left")
+        result.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         result.add_row(*map(str, row))
     return result
 
 
-def write_csv(path: Path, header: Any, rows: Any) -> Path:
-    from tinyres.files import atomic_write
-
-    with atomic_write(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return path
+def save_csv(path: Path, header: Any, rows: Any) -> None:
+    write_csv(path, header, rows)
+    out.print(f"wrote {path}", soft_wrap=True)
 
 
 def main() -> None:
     """Run a command; what was wrong with its input is one sentence on standard error, and exit code 1."""
     try:
-        app()
-    except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        app(prog_name="tinyres")
+    except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         err.print(f"[red]error:[/red] {escape(str(error).strip() or type(error).__name__)}", soft_wrap=True)
         sys.exit(1)

@@ -19,6 +19,7 @@ from tinyres.nn import Module
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "multistep", "constant")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Recipe:
     train_images: int = 0
     image_size: int = 0
     augment: bool = True
-    epochs: int = 6
-    batch_size: int = 128
+    epochs: int = 5
+    batch_size: int = 32
     optimizer: str = "sgd"
-    lr: float = 0.1
+    lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "cosine"
@@ -55,12 +56,14 @@ class Recipe:
             ("model", self.model, models.names()),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
+            ("device", self.device, DEVICES),
         ]:
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for least, names in {1: ("epochs", "batch_size"), 0: ("train_images", "image_size", "warmup_steps")}.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,7 +86,7 @@ class Recipe:
         dataset = self.dataset(train=True)
         sample = [dataset.image(int(i)) for i in np.linspace(0, len(dataset) - 1, min(500, len(dataset)))]
         sizes = {image.shape[:2] for image in sample}
-        common = sizes.pop()[0] if len(sizes) == 1 else 224  # photographs of many sizes: ImageNet's
+        common = min(sizes.pop()) if len(sizes) == 1 else 224  # photographs of many sizes: ImageNet's
         thinned = [image[:: -(-len(image) // 64), :: -(-image.shape[1] // 64)] for image in sample]
         pixels = np.concatenate([image.reshape(-1, image.shape[2]) for image in thinned]) / 255  # (P, C)
         mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1e-3)
@@ -104,17 +107,21 @@ class Recipe:
         return models.get(self.model, **options).to(self.device)
 
     def dataset(self, train: bool) -> Dataset:
-        """The training or test images."""
+        """The training or test images; ValueError if their classes are not the recipe's."""
+        part = "train" if train else "test"
         if self.data == "digits":
             dataset: Dataset = digits(train)
         elif self.data in ("cifar10", "cifar100"):
             dataset = (cifar10 if self.data == "cifar10" else cifar100)(train=train)
         elif Path(self.data).is_dir():
-            dataset = ImageFolder(Path(self.data) / ("train" if train else "test"))
+            dataset = ImageFolder(Path(self.data) / part)
         else:
             raise FileNotFoundError(
                 f"data is {self.data!r}, expected digits, cifar10, cifar100 or a folder that holds train/ and test/"
             )
+        if self.classes and tuple(dataset.classes) != self.classes:
+            theirs, mine = ", ".join(dataset.classes), ", ".join(self.classes)
+            raise ValueError(f"data: the {part} images of {self.data} have the classes {theirs}, expected {mine}")
         if train and 0 < self.train_images < len(dataset):
             chosen = np.random.default_rng(self.seed).permutation(len(dataset))[: self.train_images]
             return Subset(dataset, np.sort(chosen))

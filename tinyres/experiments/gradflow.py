@@ -67,18 +67,12 @@ class Gradflow:
             steps = np.array([row.step for row in network.history.steps])
             loss = np.array([row.loss for row in network.history.steps])
             right.plot(steps, loss, color=colour, linewidth=0.8, alpha=0.35)
-            right.plot(steps, running_mean(loss), color=colour, linestyle=style, linewidth=2)
-            right.annotate(
-                f" {name}\n {network.train_accuracy:.0%} right",
-                (steps[-1], running_mean(loss)[-1]),
-                color=colour,
-                va="center",
-            )
+            label = f"{name}: {network.train_accuracy:.0%} right in the last epoch"
+            right.plot(steps, running_mean(loss), color=colour, linestyle=style, linewidth=2, label=label)
         right.set(title="Training", xlabel="step", ylabel="cross-entropy of the batch, and its running mean")
-        right.margins(x=0.01)
         right.set_ylim(bottom=0)
         right.spines[["top", "right"]].set_visible(False)
-        right.set_xlim(right=1.25 * max(len(network.history.steps) for network in self.networks.values()))
+        right.legend(loc="lower left", frameon=False)
         return figure
 
     def shown(self) -> list[int]:
@@ -87,16 +81,9 @@ class Gradflow:
         return sorted({steps[0], steps[min(1, len(steps) - 1)], steps[-1]})
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """A header, and a row for each network."""
+        """A header, and a row for each network; loss and accuracy are the last epoch's, on the training images."""
         first, last = self.shown()[0], self.shown()[-1]
-        header = (
-            "network",
-            f"gradient spread over depth, step {first}",
-            f"step {last}",
-            "training loss",
-            "training accuracy",
-            "test accuracy",
-        )
+        header = ("network", f"gradient spread, step {first}", f"step {last}", "loss", "accuracy", "test accuracy")
         rows: list[tuple[str, ...]] = [
             (
                 name,
@@ -154,7 +141,7 @@ class Gradflow:
 def run(recipe: Recipe, depth: int = 56, width: float = 0.25, every: int = 10, progress: bool = True) -> Gradflow:
     """Train plain-`depth` and ResNet-`depth`, `width` times as wide as the paper's, by the same recipe.
 
-    Every `every`-th step is recorded. `recipe.model` is not looked at.
+    Every `every`-th step is recorded. `recipe.model` is not looked at. Raises KeyboardInterrupt at Ctrl-C.
     """
     networks = {}
     for name, model_name in {f"plain-{depth}": f"plain{depth}", f"ResNet-{depth}": f"resnet{depth}"}.items():
@@ -168,6 +155,8 @@ def run(recipe: Recipe, depth: int = 56, width: float = 0.25, every: int = 10, p
             history = fit(
                 model, loader, optimizer, recipe.epochs, scheduler=scheduler, schedule_per="step", progress=progress
             )
+        if history.interrupted:
+            raise KeyboardInterrupt
         test = evaluate(model, mine.loader(train=False))
         networks[name] = Network(mine, history, record, test.accuracy)
     return Gradflow(networks)

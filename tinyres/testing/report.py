@@ -13,6 +13,7 @@ class Report:
 
     Attributes:
         check, subject: which check, of what. passed: whether it holds.
+        applies: False if there was nothing to check, and so nothing passed; `message` says why.
         error: the largest relative error met.
         message: what was compared and how far it is off: which input, which element, both values.
         cause: what it looks like, if it looks like something known. notes: what else was noticed, kinks above all.
@@ -27,6 +28,7 @@ class Report:
     cause: str = ""
     notes: tuple[str, ...] = ()
     snippet: str = ""
+    applies: bool = True
 
     def __bool__(self) -> bool:
         if not self.passed:
@@ -34,9 +36,8 @@ class Report:
         return True
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.check} of {self.subject}: {'passed' if self.passed else 'FAILED'}, worst error {self.error:.1e}"
-        ]
+        outcome = f"{'passed' if self.passed else 'FAILED'}, worst error {self.error:.1e}"
+        lines = [f"{self.check} of {self.subject}: {outcome if self.applies else 'does not apply'}"]
         lines += [self.message] if self.message else []
         lines += [f"suspected cause: {self.cause}"] if self.cause else []
         lines += [f"note: {note}" for note in self.notes]

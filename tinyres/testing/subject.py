@@ -7,6 +7,7 @@ cotangent. `Subject` answers that in float64, with the same random numbers and t
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyres.autograd import Tensor
-from tinyres.backend import Array, get_rng_state, is_array, set_rng_state
+from tinyres.backend import Array, get_rng_state, is_array, set_rng_state, xp
 from tinyres.kernels import gradients
 from tinyres.nn import Module
 
@@ -28,82 +29,96 @@ class Subject:
     """A function of named arrays.
 
     Attributes:
-        name: what it is called. inputs: the arrays that can have a gradient, by argument or parameter name.
-        run: inputs → (output, the gradients by name as a function of the cotangent).
+        name: what it is called. arrays: all that it is given, by argument or parameter name.
+        call: arrays, as they are → (output, the gradients by name as a function of the cotangent).
+        lifted: whether it works on Tensors, so that its gradients come from the engine.
     """
 
     name: str
-    inputs: Arrays
-    run: Callable[[Arrays], tuple[Array, Gradients]]
+    arrays: Arrays
+    call: Callable[[Arrays], tuple[Array, Gradients]]
+    lifted: bool
+
+    @property
+    def inputs(self) -> Arrays:
+        """The arrays that can have a gradient: the floating ones."""
+        return {key: value for key, value in self.arrays.items() if value.dtype.kind == "f"}
+
+    def run(self, arrays: Arrays) -> tuple[Array, Gradients]:
+        """`call` with copies (an operation may move running statistics), those that are not given as they were."""
+        return self.call({key: value.copy("K") for key, value in {**self.arrays, **arrays}.items()})
 
     @classmethod
     def of(cls, f: Callable[..., Any], *args: Any, dtype: Any = np.float64, **options: Any) -> Subject:
         """What `f(*args, **options)` computes, its floating arrays (and Tensors) in `dtype`.
 
         f: a kernel (arrays → output and pullback), a function of Tensors, or a Module, which is copied and whose
-        parameters are inputs, too.
+        parameters, unless frozen, are inputs, too.
         """
         if isinstance(f, Module):
+            if options:
+                raise TypeError(f"{type(f).__name__}: a module takes no options, but {', '.join(options)} came")
             return of_module(f, args, dtype)
-        bound = inspect.signature(f).bind(*args, **options)
-        values = {key: in_dtype(value, dtype) for key, value in named(bound.arguments).items()}
-        inputs = {key: value for key, value in values.items() if is_array(value) and value.dtype.kind == "f"}
-
-        def call(convert: Callable[[str, Any], Any]) -> Any:
-            given = {key: convert(key, value) for key, value in values.items()}
-            unnamed(bound.arguments, given)
-            return f(*bound.args, **bound.kwargs)
-
+        try:
+            bound = inspect.signature(f).bind(*args, **options)
+        except TypeError as error:
+            raise TypeError(f"{name_of(f)}: {error}") from None
+        bound.apply_defaults()  # a pullback has a gradient for each argument, also for those left out
+        given = named(bound.arguments)
+        values = {key: in_dtype(value, dtype) for key, value in given.items()}
         state = get_rng_state()
 
-        def run(arrays: Arrays) -> tuple[Array, Gradients]:
-            tensors: dict[str, Tensor] = {}
-
-            def as_array(key: str, value: Any) -> Any:
-                value = arrays.get(key, value)
-                return value.copy("K") if is_array(value) else value  # a kernel may move running statistics
-
-            def as_tensor(key: str, value: Any) -> Any:
-                value = as_array(key, value)
-                if key not in arrays:
-                    return value
-                return tensors.setdefault(key, Tensor(value, requires_grad=True))
-
+        def result_of(convert: Callable[[str, Any], Any]) -> Any:
+            unnamed(bound.arguments, {key: convert(key, value) for key, value in values.items()})
             with same_random_numbers(state):
-                result = call(as_tensor if lifted else as_array)
-            if lifted:
-                return result.data, lambda dy: of_tensors(result, tensors, dy)
-            y, pullback = result
-            keys = list(values)
-            return np_array(y), lambda dy: dict(zip(keys, gradients(pullback, dy), strict=False))
+                return f(*bound.args, **bound.kwargs)
 
-        lifted = is_of_tensors(f, call)
-        return cls(getattr(f, "__name__", type(f).__name__), inputs, run)
+        lifted = is_of_tensors(result_of)
+
+        def call(arrays: Arrays) -> tuple[Array, Gradients]:
+            tensors = {
+                key: Tensor(value, requires_grad=value.dtype.kind == "f")
+                for key, value in arrays.items()
+                if lifted and (value.dtype.kind == "f" or isinstance(given[key], Tensor))
+            }
+            result = result_of(lambda key, value: tensors.get(key, arrays.get(key, value)))
+            if lifted:
+                return data_of(result), lambda dy: of_tensors(result, tensors, dy)
+            y, pullback = result
+            return np_array(y), lambda dy: dict(zip(values, map(np_array, gradients(pullback, dy)), strict=False))
+
+        return cls(name_of(f), {key: value for key, value in values.items() if is_array(value)}, call, lifted)
 
 
 def of_module(module: Module, args: tuple[Any, ...], dtype: Any) -> Subject:
     """A module's forward pass, as a function of what it is given and of its parameters."""
     module = copy.deepcopy(module).to(dtype)
     values = {f"input{i}" if i else "input": in_dtype(value, dtype) for i, value in enumerate(args)}
-    parameters = dict(module.named_parameters())
-    inputs = {key: value for key, value in values.items() if is_array(value) and value.dtype.kind == "f"}
-    inputs |= {key: parameter.data for key, parameter in parameters.items()}
+    parameters = {key: parameter for key, parameter in module.named_parameters() if parameter.requires_grad}
+    arrays = {key: value for key, value in values.items() if is_array(value)}
+    arrays |= {key: parameter.data for key, parameter in parameters.items()}
     buffers = [(buffer, buffer.data.copy()) for _, buffer in module.named_buffers()]
     state = get_rng_state()
 
-    def run(arrays: Arrays) -> tuple[Array, Gradients]:
+    def call(arrays: Arrays) -> tuple[Array, Gradients]:
         for buffer, before in buffers:
             buffer.data[...] = before
-        tensors = dict(parameters)
         for key, parameter in parameters.items():
-            parameter.data, parameter.grad = arrays[key].copy("K"), None
-        for key, value in values.items():
-            tensors[key] = Tensor(arrays.get(key, value), requires_grad=key in arrays)
+            parameter.data = arrays[key]
+        given = {key: arrays.get(key, value) for key, value in values.items()}
+        given = {key: Tensor(v, v.dtype.kind == "f") if is_array(v) else v for key, v in given.items()}
         with same_random_numbers(state):
-            result = module(*(tensors[key] for key in values))
-        return result.data, lambda dy: of_tensors(result, tensors, dy)
+            result = module(*given.values())
+        tensors = parameters | {key: value for key, value in given.items() if isinstance(value, Tensor)}
 
-    return Subject(type(module).__name__, inputs, run)
+        def pullback(dy: Array) -> dict[str, Array | None]:
+            # What the engine leaves without a gradient counts as 0: a parameter that is not trained is worth a word.
+            found = of_tensors(result, tensors, dy)
+            return {key: xp(a).zeros_like(a) if found[key] is None else found[key] for key, a in arrays.items()}
+
+        return data_of(result), pullback
+
+    return Subject(type(module).__name__, arrays, call, lifted=True)
 
 
 def of_tensors(result: Tensor, tensors: dict[str, Tensor], dy: Array) -> dict[str, Array | None]:
@@ -115,13 +130,26 @@ def of_tensors(result: Tensor, tensors: dict[str, Tensor], dy: Array) -> dict[st
     return {key: None if tensor.grad is None else tensor.grad.data for key, tensor in tensors.items()}
 
 
-def is_of_tensors(f: Callable[..., Any], call: Callable[..., Any]) -> bool:
-    """Whether f takes Tensors; a kernel takes arrays and returns an output and a pullback."""
+def data_of(result: Any) -> Array:
+    if not isinstance(result, Tensor):
+        raise TypeError(f"it returned a {type(result).__name__}, expected one Tensor, or an array and its pullback")
+    return result.data
+
+
+def is_of_tensors(result_of: Callable[..., Any]) -> bool:
+    """Whether it takes Tensors; a kernel takes arrays and returns an output and a pullback."""
     try:
-        result = call(lambda _, value: value.copy() if is_array(value) else value)
-    except (TypeError, AttributeError):  # it wanted a Tensor's methods, or is broken, which a run will show
+        with np.errstate(all="ignore"):
+            result = result_of(lambda _, value: value.copy() if is_array(value) else value)
+    except Exception:  # it wanted a Tensor's methods, or is broken, which a run will show
         return True
     return not (isinstance(result, tuple) and len(result) == 2 and callable(result[1]))
+
+
+def name_of(f: Callable[..., Any]) -> str:
+    """A function's own name, also where some of its arguments are filled in already."""
+    f = f.func if isinstance(f, functools.partial) else f
+    return getattr(f, "__name__", type(f).__name__)
 
 
 class same_random_numbers:
@@ -149,10 +177,10 @@ def np_array(y: Any) -> Array:
 
 
 def named(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Bound arguments by name, those of *args as "name0", "name1", …"""
+    """Bound arguments by name; arrays in a tuple, as of *args, and what is beside them, as "name0", "name1", …"""
     flat: dict[str, Any] = {}
     for key, value in arguments.items():
-        if isinstance(value, tuple) and value and all(map(is_array_like, value)):
+        if isinstance(value, tuple) and any(map(is_array_like, value)):
             flat |= {f"{key}{i}": item for i, item in enumerate(value)}
         else:
             flat[key] = value

@@ -8,19 +8,19 @@ orthogonal to it. The cotangent is random, too: a constant one lets a batch norm
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tinyres.backend import Array, device_of, to_device, to_host
+from tinyres.backend import Array, to_host
 from tinyres.testing.causes import suspect
 from tinyres.testing.report import Report
-from tinyres.testing.snippet import snippet
-from tinyres.testing.subject import Subject
+from tinyres.testing.trial import Host, Trial, dot, like
 
 EPS = float(np.finfo(np.float64).eps)
-MOST_ELEMENTS = 4096  # of an input, to look for the worst one by one
+MOST_ELEMENTS = 2048  # of an input, to look for the worst one by one
 
 
 def check_vjp(
@@ -46,54 +46,107 @@ def check_vjp(
 
     Returns:
         A report. Where the function bends at the very point (a rectifier at 0, a tie), any value between the
-        one-sided slopes is right, and a note says that it bends.
+        one-sided slopes is right for an element, and a note says that it bends.
     """
-    subject = Subject.of(f, *args, **options)
-    # A stream of its own: were x drawn from default_rng(seed), as in many examples, g would be x, and batch norm passes
-    # nothing of that back.
-    rng = np.random.default_rng([seed, *b"check_vjp"])
-    output, pullback = subject.run(subject.inputs)
-    g = rng.standard_normal(output.shape) if cotangent is None else np.broadcast_to(cotangent, output.shape)
-    found = pullback(like(g, output))
-    checked = {key: to_host(found[key]) for key in subject.inputs if found.get(key) is not None}
-    if not checked:
-        return Report("check_vjp", subject.name, False, message="no input of it has a gradient")
+    trial = Trial(
+        check_vjp,
+        f,
+        args,
+        options,
+        seed,
+        directions=directions,
+        rtol=rtol,
+        cotangent=cotangent,
+        complex_step=complex_step,
+    )
+    if complex_step and trial.subject.lifted:
+        raise TypeError(f"complex_step takes a kernel, which may be given complex arrays; {trial.subject.name} is none")
+    if cotangent is not None:
+        trial.g = like(np.broadcast_to(cotangent, trial.y.shape).astype(trial.y.dtype), trial.g)
+        trial.gradients = trial.gradients_for(trial.g)
+    if not np.isfinite(trial.y).all():
+        trial.fail("the output is not finite here, so it has no slope: choose other inputs")
+        return trial.report()
+    notes = []
+    constants = [key for key in trial.subject.inputs if key not in trial.gradients and not key.startswith("running_")]
+    if constants and trial.gradients:
+        notes.append(f"no gradient comes back for {', '.join(constants)}, which is taken for constant")
 
     def loss(key: str, value: Any) -> Any:
-        moved, _ = subject.run({**subject.inputs, key: like(value, subject.inputs[key])})
-        return (to_host(moved) * g).sum()
+        x = trial.subject.inputs[key]
+        # Beside a complex array, the real ones must be complex, too, or it might be cast to their dtype.
+        beside = {other: a + 0j for other, a in trial.subject.inputs.items()} if complex_step else {}
+        return (trial.value(beside | {key: like(value, x)}) * to_host(trial.g)).sum()
 
-    size = float(np.abs(to_host(output) * g).sum())  # of the sum whose differences are taken
-    worst, bad, notes = 0.0, "", []
-    for key, gradient in checked.items():
-        x = to_host(subject.inputs[key])
+    size = dot(trial.y, trial.g)[1]  # of the terms of the sum whose differences are taken
+    for key, gradient in trial.gradients.items():
+        x = to_host(trial.subject.inputs[key])
+        if not np.isfinite(gradient).all():
+            first = [int(i) for i in np.argwhere(~np.isfinite(gradient))[0]]
+            trial.fail(f"the gradient for {key} {x.shape} is {gradient[tuple(first)]} at {first}")
+            continue
         for _ in range(directions):
-            v = rng.standard_normal(x.shape)
+            v = trial.rng.standard_normal(x.shape)
+            bends = False
             slope = Slope(partial(along, partial(loss, key), x, v), x, size, complex_step)
             analytic = float((gradient * v).sum())
             error = slope.error(analytic, rtol)
-            if error > 1 and slope.bends(analytic):
-                notes.append(f"the function bends within {slope.h:.0e} of {key}, at a kink")
-                error = slope.error_between_sides(analytic, rtol)
-            if error * rtol > worst:
-                worst = error * rtol
-                bad = key if error > 1 else bad
-    if not bad:
-        return Report("check_vjp", subject.name, True, worst, notes=tuple(dict.fromkeys(notes)))
+            if error > 1:
+                n, worst, bends = one_by_one(trial, partial(loss, key), x, gradient, size, rtol, complex_step)
+                if bends:
+                    tried = f", {MOST_ELEMENTS} of whose {x.size} elements were tried" * (x.size > MOST_ELEMENTS)
+                    notes.append(f"the function bends within {slope.h:.0e} of {key}{tried}: it is at a kink")
+                    error = worst
+                if error > 1:
+                    blame(trial, key, x, n)
+            trial.error = max(trial.error, error * rtol)
+            if error > 1 or bends:
+                break  # all is said
+    if not trial.gradients:
+        return trial.does_not_apply("no input of it has a gradient")
+    report = trial.report()
+    return replace(report, notes=(*report.notes, *dict.fromkeys(notes)))
 
-    x, a = to_host(subject.inputs[bad]), checked[bad]
-    message, cause = f"the gradient for {bad} {x.shape} is not the slope along a random direction", ""
-    if x.size <= MOST_ELEMENTS:
-        n = one_by_one(partial(loss, bad), x, size, complex_step)
-        index = tuple(int(i) for i in np.unravel_index(np.argmax(np.abs(a - n)), x.shape))
-        message = (
-            f"the gradient for {bad} {x.shape} is worst at {list(index)}: the pullback gives {a[index]:.8g}, "
-            f"finite differences {n[index]:.8g}; {int((np.abs(a - n) > 1e-5 * np.abs(n).max()).sum())} of {x.size} "
-            "elements are off"
-        )
-        cause = suspect(a, n, x, output.shape)
-    code = snippet("check_vjp", f, args, options, seed=seed, cotangent=cotangent)
-    return Report("check_vjp", subject.name, False, worst, message, cause, tuple(dict.fromkeys(notes)), code)
+
+def blame(trial: Trial, key: str, x: Host, n: Host) -> None:
+    """Say which element of a gradient is off, from what was found one by one, and what that looks like."""
+    a = trial.gradients[key]
+    index = tuple(int(i) for i in np.unravel_index(np.argmax(np.abs(a - n)), x.shape))
+    off = int((np.abs(a - n) > 1e-5 * np.abs(n).max()).sum())
+    if not off:
+        trial.fail(f"the gradient for {key} {x.shape} is not the slope along a random direction", 0)
+        return
+    tried = (
+        f"{off} of {x.size} elements are off" if x.size <= MOST_ELEMENTS else f"of {MOST_ELEMENTS} tried, {off} are off"
+    )
+    trial.fail(
+        f"the gradient for {key} {x.shape} is wrong. Worst at {list(index)}: the pullback gives {a[index]:.8g}, "
+        f"finite differences {n[index]:.8g}; {tried}",
+        0,
+        suspect(a, n, x, trial.y.shape) if x.size <= MOST_ELEMENTS else "",
+    )
+
+
+def one_by_one(
+    trial: Trial, loss: Callable[[Any], Any], x: Host, a: Host, size: float, rtol: float, complex_step: bool
+) -> tuple[Host, float, bool]:
+    """The gradient by x, each element by a difference of its own; how far off `a` is, at the worst; and whether the
+    function bends, so that for some element it may be any slope between the one-sided ones.
+
+    Of a large x some elements are drawn, and the others taken for right.
+    """
+    n, worst, bends = a.copy(), 0.0, False
+    drawn = trial.rng.permutation(x.size)[:MOST_ELEMENTS]
+    for index in zip(*np.unravel_index(drawn, x.shape), strict=True) if x.ndim else ((),):
+        v = np.zeros(x.shape)
+        v[index] = 1.0
+        slope = Slope(partial(along, loss, x, v), x, size, complex_step)
+        n[index], error = slope.value, slope.error(float(a[index]), rtol)
+        if error > 1 and slope.bends(float(a[index])):
+            n[index], error = slope.nearest(float(a[index]))
+            bends = True
+        worst = max(worst, error)
+    return n, worst, bends
 
 
 class Slope:
@@ -111,6 +164,8 @@ class Slope:
 
     def error(self, analytic: float, rtol: float) -> float:
         """How far off `analytic` is; 1 is the most that is allowed."""
+        if not np.isfinite(self.value):
+            return float("inf")
         return abs(analytic - self.value) / (rtol * max(abs(analytic), abs(self.value)) + self.noise + 1e-300)
 
     def sides(self, h: float) -> tuple[float, float]:
@@ -128,27 +183,13 @@ class Slope:
         beside_one = abs(self.value - self.central(self.h / 8))
         return max(at_a_kink * abs(right - left), beside_one) > 0.1 * abs(analytic - self.value) + 10 * self.noise
 
-    def error_between_sides(self, analytic: float, rtol: float) -> float:
-        """As `error`, with any value between the one-sided slopes taken for right."""
+    def nearest(self, analytic: float) -> tuple[float, float]:
+        """Of all slopes between the one-sided, the nearest to `analytic`, and its error, as of `error`."""
         low, high = sorted(self.sides(self.h))
-        outside = max(low - analytic, analytic - high, 0.0)
-        return outside / (1e-3 * max(abs(low), abs(high)) + self.noise + 1e-300)
-
-
-def one_by_one(loss: Callable[[Any], Any], x: Array, size: float, complex_step: bool) -> Array:
-    """The gradient by x, each element by a difference of its own."""
-    found = np.zeros(x.shape)
-    for index in np.ndindex(x.shape):
-        v = np.zeros(x.shape)
-        v[index] = 1.0
-        found[index] = Slope(partial(along, loss, x, v), x, size, complex_step).value
-    return found
+        between = min(max(analytic, low), high)
+        error = abs(analytic - between) / (1e-3 * max(abs(low), abs(high)) + self.noise + 1e-300)
+        return (analytic if error <= 1 else between), error
 
 
 def along(loss: Callable[[Any], Any], x: Array, v: Array, t: Any) -> Any:
     return loss(x + t * v)
-
-
-def like(values: Any, array: Array) -> Array:
-    """Host values on the array's device."""
-    return to_device(np.asarray(values), device_of(array))
