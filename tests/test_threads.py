@@ -102,3 +102,12 @@ print(os.waitpid(child, 0)[1])
     command = [sys.executable, "-W", "ignore", "-c", script]  # Python 3.12 warns of any fork beside threads
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout == "0\n"
+
+
+def test_errstate_holds_in_all_threads(restored):
+    threads.set_num_threads(3)
+    blocks = [slice(i, i + 1) for i in range(3)]
+    with np.errstate(divide="ignore"):
+        threads.in_parallel(lambda share: np.ones(1) / np.zeros(1), blocks, np.zeros(1))
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        threads.in_parallel(lambda share: np.ones(1) / np.zeros(1), blocks, np.zeros(1))

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tinyres import __version__, models
-from tinyres.history import write_csv
-from tinyres.recipe import Recipe
+from tinyres.files import write_csv
+from tinyres.training import Recipe
 
 app = typer.Typer(
     help="Train residual networks written from scratch, and watch how gradients flow through them.",
@@ -301,7 +301,7 @@ def version(
 
 def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe, Any]:
     """The recipe that a checkpoint keeps, and its network with the trained weights."""
-    from tinyres.checkpoint import load_checkpoint, read_checkpoint
+    from tinyres.training.checkpoint import load_checkpoint, read_checkpoint
 
     recipe = replace(Recipe.from_dict(read_checkpoint(checkpoint)[1]["configuration"]), device=device, seed=seed)
     model = recipe.build_model()
@@ -311,7 +311,7 @@ def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe, Any]:
 
 def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
     """Raise ValueError unless the checkpoint was made by this recipe: only for longer, or elsewhere, it may go on."""
-    from tinyres.checkpoint import read_checkpoint
+    from tinyres.training.checkpoint import read_checkpoint
 
     saved = Recipe.from_dict(read_checkpoint(checkpoint)[1]["configuration"])
     for name, theirs in saved.to_dict().items():

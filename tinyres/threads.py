@@ -9,6 +9,7 @@ what OMP_NUM_THREADS or OPENBLAS_NUM_THREADS say. Without threadpoolctl nothing 
 
 from __future__ import annotations
 
+import contextvars
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,11 +59,15 @@ def in_parallel(work: Callable[[list[slice]], T], blocks: Iterable[slice], array
     Where `array` is on a GPU, or there is one thread or one block, that is a single call.
     """
     blocks = list(blocks)
-    threads = min(get_num_threads(), len(blocks)) if device_of(array) == "cpu" and len(blocks) > 1 else 1
+    # Decided also where it does not matter yet, so that BLAS rounds the same way in the first step as in all others.
+    threads = min(get_num_threads(), len(blocks)) if device_of(array) == "cpu" else 1
     if threads == 1 or _pool is None:
         return [work(blocks)]
     ends = [len(blocks) * thread // threads for thread in range(threads + 1)]
-    futures = [_pool.submit(work, blocks[ends[t] : ends[t + 1]]) for t in range(1, threads)]
+    # Each in a copy of the caller's context: np.errstate holds in all threads.
+    futures = [
+        _pool.submit(contextvars.copy_context().run, work, blocks[ends[t] : ends[t + 1]]) for t in range(1, threads)
+    ]
     first = work(blocks[: ends[1]])
     return [first, *(future.result() for future in futures)]
 

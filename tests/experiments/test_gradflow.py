@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 from tinyres.experiments.gradflow import Gradflow, run  # noqa: E402
 from tinyres.flow import Record  # noqa: E402
-from tinyres.recipe import Recipe  # noqa: E402
+from tinyres.training.recipe import Recipe  # noqa: E402
 
 NAMES = "plain-20", "ResNet-20"
 RECIPE = Recipe(train_images=128, augment=False, epochs=2, batch_size=32, lr=0.05, schedule="constant", warmup_steps=3)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyres.files import atomic_write
+from tinyres.files import atomic_write, write_csv
 from tinyres.flow import Record, watch
-from tinyres.history import Epoch, History, Step, write_csv
-from tinyres.recipe import Recipe
-from tinyres.training import evaluate, fit
+from tinyres.training import History, Recipe, evaluate, fit
+from tinyres.training.history import Epoch, Step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -51,8 +51,11 @@ def guesses(a: Values, n: Values, x: Values, output_shape: tuple[int, ...]) -> I
 
     wrong = np.abs(a - n) > CLOSE * np.abs(n).max()
     if wrong.any() and not wrong.all():
-        yield bool((wrong == (x < 0)).all()), "wrong just where the input is negative: is a rectifier's mask missing?"
-        yield bool((wrong == (x > 0)).all()), "wrong just where the input is positive"
+        yield (
+            bool((wrong == (x < 0)).all()),
+            "wrong only where the input is negative: is the mask missing, or inverted?",
+        )
+        yield bool((wrong == (x > 0)).all()), "wrong only where the input is positive"
     yield bool(wrong.any() and not a[wrong].any()), "zero where it is wrong: some elements are left out"
 
     for axes in reversed(list(subsets(a.ndim))):

@@ -170,6 +170,8 @@ def channels_last(array: Array) -> Array:
 
 def backwards(array: Array) -> Array:
     """The same values, in memory from last to first."""
+    if array.ndim == 0:
+        return array
     return xp(array).flip(xp(array).ascontiguousarray(xp(array).flip(array)))
 
 

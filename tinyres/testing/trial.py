@@ -132,7 +132,8 @@ class Trial:
         """What came of it. holds: what there is to say if nothing failed."""
         code = self.code() if self.failure else ""
         others = [f"this fails as well: {other}" for other in dict.fromkeys(self.others)]
-        notes = (*others[:MOST_OTHERS], *([f"and {len(others)} more"] if len(others) > MOST_OTHERS else []))
+        more = len(others) - MOST_OTHERS
+        notes = (*others[:MOST_OTHERS], *([f"and {more} more"] if more > 0 else []))
         message = self.failure or holds
         return Report(self.check, self.subject.name, not self.failure, self.error, message, self.cause, notes, code)
 

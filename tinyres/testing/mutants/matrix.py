@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyres import testing
-from tinyres.files import atomic_write
-from tinyres.history import write_csv
+from tinyres.files import atomic_write, write_csv
 from tinyres.testing.mutants.mutant import MUTANTS, Mutant
 
 CHECKS = ("vjp", "adjoint", "linear", "equivariant", "conservation", "batch_norm", "residual", "pure")

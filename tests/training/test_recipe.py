@@ -14,7 +14,7 @@ from tinyres import optim
 from tinyres.data import digits, transforms
 from tinyres.models import CifarResNet, ResNet
 from tinyres.nn import Parameter
-from tinyres.recipe import Recipe
+from tinyres.training.recipe import Recipe
 
 
 def kinds(transform):

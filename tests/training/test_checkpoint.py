@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from small_run import Run
 
 from tinyres import nn, optim
 from tinyres.backend import get_rng_state
-from tinyres.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from tinyres.history import Step
 from tinyres.training import CHECKPOINT, fit
+from tinyres.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from tinyres.training.history import Step
 
 
 def interrupt_at(at):
@@ -313,10 +314,10 @@ def start(output, epochs):
         "history = Run().fit(int(sys.argv[2]), output=sys.argv[1], resume=True, checkpoint_every=1, on_step=say);"
         "print('interrupted' if history.interrupted else 'finished')"
     )
-    here = os.path.dirname(__file__)
+    tests = Path(__file__).parents[1]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-c", program, str(output), str(epochs)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

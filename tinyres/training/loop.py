@@ -1,7 +1,7 @@
 """Training: the loop that turns a network, batches and an optimiser into a trained network and its history.
 
 What is measured stays on the device until it is read, since reading waits for a GPU. What a run needs to go on is
-saved at each epoch's end (see `tinyres.checkpoint`), and a resumed run equals an unbroken one to the bit.
+saved at each epoch's end (see `tinyres.training.checkpoint`), and a resumed run equals an unbroken one to the bit.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ import numpy.typing as npt
 from tinyres import functional as F
 from tinyres.autograd import Tensor, no_grad
 from tinyres.backend import Array, get_rng_state, set_rng_state, to_host, xp
-from tinyres.checkpoint import load_checkpoint, save_checkpoint
 from tinyres.data import DataLoader
 from tinyres.data.loader import Batch
-from tinyres.history import History, Step
 from tinyres.nn import Module
 from tinyres.optim import Optimizer, clip_grad_norm_
 from tinyres.optim.lr_scheduler import LRScheduler
-
-__all__ = ["Evaluation", "History", "evaluate", "fit", "load_checkpoint", "save_checkpoint"]
+from tinyres.threads import get_num_threads
+from tinyres.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyres.training.history import History, Step
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) → the batch's mean
 
@@ -135,6 +134,7 @@ def fit(
     if output is None and (resume or checkpoint_every):
         raise ValueError("fit: resume and checkpoint_every need an output folder, but output is None")
 
+    get_num_threads()  # decided before anything is computed: the last bits depend on it
     history = History()
     if output is not None:
         folder = Path(output)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres.files import atomic_write
+from tinyres.files import write_csv
 
 
 class Step(NamedTuple):
@@ -82,11 +80,3 @@ class History:
         interrupted run had written and a resumed one repeats is never there twice."""
         self.to_csv(Path(folder) / "history.csv")
         write_csv(Path(folder) / "steps.csv", Step._fields, self.steps)
-
-
-def write_csv(path: str | os.PathLike[str], names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A header and rows; numbers with all their digits, None as an empty cell."""
-    with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)

@@ -17,10 +17,10 @@ import numpy as np
 from tinyres.backend import Array, get_rng_state, set_rng_state, to_host
 from tinyres.data import DataLoader
 from tinyres.files import atomic_write
-from tinyres.history import Epoch, History, Step
 from tinyres.nn import Module
 from tinyres.optim import Optimizer
 from tinyres.optim.lr_scheduler import LRScheduler
+from tinyres.training.history import Epoch, History, Step
 
 HostArrays = dict[str, np.ndarray[Any, Any]]
 
