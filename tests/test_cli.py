@@ -325,7 +325,7 @@ def test_summary_of_resnet50(tmp_path):
     printed = succeeds(tinyres("summary", "resnet50", "--output", tmp_path))
     assert "25,557,032 parameters" in printed
     assert "4.089 G multiply-adds" in printed
-    assert re.search(r"^conv1 +Conv2d +64×112×112 +9,408 +118,013,952$", printed, re.MULTILINE)
+    assert re.search(r"^conv1 +Conv2d +64×112×112 +9,408 +118,013,952 +3,211,264$", printed, re.MULTILINE)
     rows = read_csv(tmp_path / "summary.csv")
     assert sum(int(row["parameters"]) for row in rows) == 25_557_032
     assert sum(int(row["multiply-adds"]) for row in rows) == 4_089_184_256
@@ -335,13 +335,14 @@ def test_summary_of_resnet50(tmp_path):
         "output": "64×112×112",
         "parameters": str(64 * 3 * 7 * 7),
         "multiply-adds": str(112 * 112 * 64 * 3 * 7 * 7),
+        "bytes": str(4 * 64 * 112 * 112),
     }
 
 
 def test_summary_options():
     printed = succeeds(tinyres("summary", "resnet20", "--in-channels", "1", "--num-classes", "7", "--image-size", "28"))
-    assert re.search(r"^conv1 +Conv2d +16×28×28 +144 +112,896$", printed, re.MULTILINE)
-    assert re.search(r"^fc +Linear +7 +455 +448$", printed, re.MULTILINE)
+    assert re.search(r"^conv1 +Conv2d +16×28×28 +144 +112,896 +50,176$", printed, re.MULTILINE)
+    assert re.search(r"^fc +Linear +7 +455 +448 +28$", printed, re.MULTILINE)
     assert "for one image of 1×28×28" in printed
 
 

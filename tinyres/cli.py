@@ -221,7 +221,7 @@ def summary(
     output: CsvFolder = None,
     seed: Seed = 0,
 ) -> None:
-    """Print a network's layers: output shape, parameters, multiply-adds, and the memory of it all."""
+    """Print a network's layers: output shape, parameters, multiply-adds, and the memory of the output in float32."""
     from tinyres import manual_seed
 
     manual_seed(seed)
@@ -230,11 +230,18 @@ def summary(
     side = image_size or (224 if isinstance(network, models.ResNet) else 32)
     result = models.summary(network, (in_channels, side, side))
     rows = [
-        (layer.name, layer.kind, "×".join(map(str, layer.output_shape[1:])), layer.parameters, layer.multiply_adds)
+        (
+            layer.name,
+            layer.kind,
+            "×".join(map(str, layer.output_shape[1:])),
+            layer.parameters,
+            layer.multiply_adds,
+            layer.bytes,
+        )
         for layer in result.layers
     ]
-    header = ("layer", "kind", "output", "parameters", "multiply-adds")
-    out.print(table(model, header, [(*row[:3], f"{row[3]:,}", f"{row[4]:,}") for row in rows]))
+    header = ("layer", "kind", "output", "parameters", "multiply-adds", "bytes")
+    out.print(table(model, header, [(*row[:3], *(f"{number:,}" for number in row[3:])) for row in rows]))
     out.print(result.totals(), soft_wrap=True)
     if output is not None:
         save_csv(output / "summary.csv", header, rows)

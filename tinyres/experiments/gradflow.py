@@ -71,7 +71,7 @@ class Gradflow:
         right.set(title="Training", xlabel="step", ylabel="cross-entropy of the batch, and its running mean")
         right.set_ylim(bottom=0)
         right.spines[["top", "right"]].set_visible(False)
-        right.legend(loc="lower left", frameon=False)
+        right.legend(loc="upper right", frameon=False)
         return figure
 
     def shown(self) -> list[int]:

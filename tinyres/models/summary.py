@@ -21,6 +21,11 @@ class Layer(NamedTuple):
     parameters: int
     multiply_adds: int
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the output in float32."""
+        return 4 * math.prod(self.output_shape)
+
 
 @dataclass
 class Summary:
@@ -46,7 +51,7 @@ class Summary:
     @property
     def activation_bytes(self) -> int:
         """Memory of all layer outputs for one image in float32, bytes: what training keeps, nearly."""
-        return 4 * sum(math.prod(layer.output_shape) for layer in self.layers)
+        return sum(layer.bytes for layer in self.layers)
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "output shape", "parameters", "multiply-adds")]
