@@ -52,6 +52,8 @@ OPTIONS = {
     "schedule warmup-steps augment no-augment seed output resume device",
     "evaluate": "data output seed device",
     "predict": "checkpoint top output seed device",
+    "audit": "shape seed",
+    "mutants": "output",
     "summary": "image-size in-channels num-classes stride-in output seed",
 }
 

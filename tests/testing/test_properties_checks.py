@@ -143,6 +143,21 @@ def test_what_is_affine_in_nothing_has_no_adjoint_to_check(name):
     assert report.message.endswith("is affine in no input")
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "f",
+    [
+        kernels.relu,
+        kernels.abs,
+        kernels.tanh,
+        lambda x: kernels.clamp(x, -2.0, 2.0),
+        lambda x: kernels.relu(x - 100),
+    ],
+)
+def test_few_values_are_enough_to_see_that_a_function_is_not_affine(f, seed):
+    assert not check_adjoint(f, np.array([200.0, 0.1]), seed=seed).applies
+
+
 ADJOINT = {
     "unflipped kernel": (
         lambda x, w: (kernels.conv2d(x, w)[0], lambda dy: (correlated(dy, w, x.shape), None)),

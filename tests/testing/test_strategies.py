@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import find, given, settings
-from hypothesis import strategies as st
+from hypothesis import find, given, seed, settings
 
 from tinyres import Tensor, kernels, nn, testing
 from tinyres.backend import get_rng_state, to_host
@@ -27,10 +26,11 @@ from tinyres.testing.strategies import (
 )
 
 
-def drawn(strategy):
-    """What the profile "ci" draws of a strategy."""
+def drawn(strategy, start=0):
+    """What the profile "ci" draws of a strategy for one test: 100 cases."""
     cases = []
 
+    @seed(start)
     @settings(settings.get_profile("ci"), database=None)
     @given(strategy)
     def collect(case):
@@ -41,14 +41,19 @@ def drawn(strategy):
     return cases
 
 
-def assert_frequent(cases, features, least=5):
-    """Each feature, a condition on a case, holds for at least so many of the cases."""
-    counts = {name: sum(map(bool, map(feature, cases))) for name, feature in features.items()}
-    assert min(counts.values()) >= least, f"of {len(cases)} cases: {counts}"
+def assert_has(strategy, features, rare=None):
+    """Each feature, a condition on a case, holds for some case of each test, each rare one for some case of three."""
+    tests = [drawn(strategy, start) for start in range(3)]
+    counts = [{name: sum(map(bool, map(holds, cases))) for name, holds in features.items()} for cases in tests]
+    cases = list(chain.from_iterable(tests))
+    counts += [{name: sum(map(bool, map(holds, cases))) for name, holds in (rare or {}).items()}]
+    for count in counts:
+        assert all(count.values()), count
+    return cases
 
 
 def smallest(strategy, condition):
-    return find(strategy, condition, settings=settings(settings.get_profile("ci"), max_examples=1000, database=None))
+    return find(strategy, condition, settings=settings(settings.get_profile("ci"), max_examples=300, database=None))
 
 
 # Which cases come
@@ -75,8 +80,8 @@ IMAGES = {
     "C = 1": lambda case: case.args[0].shape[1] == 1,
     "N > 1 and C > 1": lambda case: min(case.args[0].shape[:2]) > 1,
     "not contiguous": lambda case: not case.args[0].flags.c_contiguous,
-    **{f"{name} input": lambda case, name=name: case.layouts[0] == name for name in LAYOUTS},
 }
+LAID_OUT = {name: lambda case, name=name: case.layouts[0] == name for name in LAYOUTS}
 CONVOLUTIONS = IMAGES | {
     "stride leaves a rest": any_axis(lambda size, k, s, p, d: (size + 2 * p - extent(k, d)) % s),
     "stride skips pixels": any_axis(lambda size, k, s, p, d: s > extent(k, d) and size > 1),
@@ -100,7 +105,7 @@ CONVOLUTIONS = IMAGES | {
 
 
 def test_convolutions_have_all_that_hides_a_bug():
-    assert_frequent(drawn(conv_cases()), CONVOLUTIONS, least=3)
+    assert_has(conv_cases(), CONVOLUTIONS, LAID_OUT)
 
 
 def test_poolings_have_all_that_hides_a_bug():
@@ -114,8 +119,7 @@ def test_poolings_have_all_that_hides_a_bug():
         "padding": lambda case: any(case.options["padding"]),
         "window as large as the image": lambda case: any(size == k > 1 for size, k, s, p in axes(case)),
     }
-    cases = drawn(pool_cases())
-    assert_frequent(cases, IMAGES | features, least=3)
+    cases = assert_has(pool_cases(), IMAGES | features, LAID_OUT)
     assert all(2 * p <= k for case in cases for _, k, _, p in axes(case))
 
 
@@ -136,12 +140,10 @@ def test_batch_norms_have_both_modes_and_all_that_hides_a_bug(fused):
     }
     if fused:
         features |= {"residual": lambda case: case.args[1] is not None, "none": lambda case: case.args[1] is None}
-    cases = drawn(bn_cases(fused=fused))
-    assert_frequent(cases, IMAGES | features, least=3)
-    for case in cases:
+    for case in assert_has(bn_cases(fused=fused), IMAGES | features, LAID_OUT):
         x = case.args[0]
         assert len(case.args) == 5 + fused
-        assert not case.options["training"] or 0.49 < x.std((0, *range(2, x.ndim))).min()
+        assert not case.options["training"] or x.std((0, *range(2, x.ndim))).min() > 0.49
 
 
 def test_one_mode_of_batch_norm_can_be_asked_for():
@@ -156,7 +158,6 @@ def test_sizes_of_a_convolution_can_be_fixed():
 
 
 def test_arrays_come_in_all_layouts_and_numbers_of_axes():
-    arrays = drawn(strided_arrays())
     features = {
         "contiguous": lambda x: x.flags.c_contiguous,
         "not contiguous": lambda x: not x.flags.forc,
@@ -164,7 +165,7 @@ def test_arrays_come_in_all_layouts_and_numbers_of_axes():
         "stride 0": lambda x: x.ndim and x.strides[0] == 0 and x.shape[0] > 1,
         **{f"{dims} axes": lambda x, dims=dims: x.ndim == dims for dims in range(5)},
     }
-    assert_frequent(arrays, features, least=3)
+    arrays = assert_has(strided_arrays(), {}, features)
     assert all(x.dtype == np.float64 and 0 < x.size <= 5**4 and np.isfinite(x).all() for x in arrays)
     assert all(x.flags.c_contiguous for x in drawn(generic_arrays()))
     assert {(x.shape, x.dtype.name) for x in drawn(strided_arrays((2, 3), np.float32))} == {((2, 3), "float32")}
@@ -185,17 +186,16 @@ def test_cotangents_are_on_the_device_of_the_output(cupy):
 
 
 def test_networks_have_all_blocks_and_shortcuts():
-    nets = drawn(residual_nets())
+    nets = [net for start in range(3) for net in drawn(residual_nets(), start)]
     blocks = [block for net in nets for block in net.module]
     counts = Counter(type(block).__name__ for block in blocks)
-    counts |= Counter(f"depth {len(net.module)}" for net in nets)
-    counts |= Counter(type(block.downsample).__name__ for block in blocks)
+    counts += Counter(f"depth {len(net.module)}" for net in nets)
+    counts += Counter(type(block.downsample).__name__ for block in blocks)
     assert set(counts) == {
         *("BasicBlock", "Bottleneck", "PreActBlock", "depth 1", "depth 2", "depth 3"),
         *("NoneType", "Subsample", "Sequential", "Conv2d"),
     }
-    assert min(counts.values()) >= 3
-    for net in nets:
+    for net in nets[:50]:
         y = net.module(Tensor(net.input))
         assert y.dtype == np.float64 and len(y) == len(net.input) and np.isfinite(y.data).all()
         assert {p.dtype.name for p in net.module.parameters()} == {"float64"}
@@ -369,7 +369,7 @@ def test_convolution_passes_the_check_of_its_gradients(case):
     assert testing.check_vjp(kernels.conv2d, *case.args, directions=1, **case.options)
 
 
-@given(case=st.one_of(bn_cases()))
+@given(case=bn_cases())
 def test_batch_norm_passes_the_check_of_its_gradients(case):
     assert testing.check_vjp(kernels.batch_norm, *case.args, directions=1, **case.options)
 
@@ -378,11 +378,3 @@ def test_batch_norm_passes_the_check_of_its_gradients(case):
 def test_pooling_passes_the_check_of_its_gradients(case):
     for kernel in (kernels.max_pool2d, kernels.avg_pool2d):
         assert testing.check_vjp(kernel, *case.args, directions=1, **case.options)
-
-
-def test_kernels_and_layouts_are_independent():
-    """Every layout meets both of strides that leave a rest and dilated windows."""
-    cases = drawn(conv_cases())
-    rest, dilated = CONVOLUTIONS["stride leaves a rest"], CONVOLUTIONS["dilation"]
-    seen = {(case.layouts[0], kind) for case in cases for kind, holds in enumerate((rest, dilated)) if holds(case)}
-    assert seen == set(itertools.product(LAYOUTS, range(2)))

@@ -211,11 +211,18 @@ def spread(t: Host, array: Host) -> Host:
 
 
 def is_affine(trial: Trial, key: str) -> bool:
-    """Whether f(u + v) − f(v) = f(u) − f(0), for random u and v in the place of the input."""
-    u, v = trial.rng.standard_normal((2, *trial.subject.inputs[key].shape))
-    values = [attempt(trial, {key: value}) for value in (u + v, 0 * u, u, v)]
-    together, zero, first, second = (np.asarray(np.nan) if value is None else value for value in values)
-    return close(together - second, first - zero, sum(map(np.abs, (together, zero, first, second))))
+    """Whether a step u changes the output by as much from wherever it is taken: from 0, from x, back from 0, and from
+    somewhere far off, where a limit would show."""
+    x = to_host(trial.subject.inputs[key])
+    u, far = trial.rng.standard_normal((2, *x.shape)) * np.reshape([1, 100], (2, *[1] * x.ndim))
+    steps = []
+    for start in (0 * x, x, -u, far):
+        before, after = attempt(trial, {key: start}), attempt(trial, {key: start + u})
+        if before is None or after is None:
+            return False
+        steps.append((after - before, np.abs(after) + np.abs(before)))
+    first, size = steps[0]
+    return all(close(step, first, size + other) for step, other in steps[1:])
 
 
 def units(shape: tuple[int, ...]) -> Iterator[Host]:

@@ -16,8 +16,8 @@ from tinyres.testing.subject import Arrays, Subject
 Host = np.ndarray[Any, np.dtype[Any]]
 
 RTOL = 1e-9  # how far two sides of an identity may be apart, relative to the larger
-MOST_OTHERS = 4  # failures that are listed after the first
 ROUNDING = 1e-13  # and relative to the sum of the sizes of the terms in them
+MOST_OTHERS = 4  # failures that are listed after the first
 
 
 class Trial:
@@ -43,7 +43,7 @@ class Trial:
         self.error, self.failure, self.cause = 0.0, "", ""
         self.others: list[str] = []
         y, self.pullback = self.subject.run({})
-        self.y, self.g = to_host(y), like(self.rng.standard_normal(y.shape), y)
+        self.y, self.g = to_host(y).copy(), like(self.rng.standard_normal(y.shape), y)
 
     @cached_property
     def gradients(self) -> dict[str, Host]:
@@ -56,12 +56,12 @@ class Trial:
 
     def gradients_for(self, g: Array) -> dict[str, Host]:
         """The gradients by the inputs that have one, on the host. Those that do not fit their input fail."""
-        return self.fitting(self.pullback(g))
+        return self.fitting(self.pullback(g.copy()))
 
     def at(self, arrays: Arrays, g: Array | None = None) -> tuple[Host, dict[str, Host]]:
         """Output and gradients (for the trial's own cotangent, or g) with some of the arrays replaced."""
         y, pullback = self.subject.run(arrays)
-        return to_host(y), self.fitting(pullback(self.g if g is None else g))
+        return to_host(y), self.fitting(pullback((self.g if g is None else g).copy()))
 
     def value(self, arrays: Arrays) -> Host:
         """The output alone, with some of the arrays replaced."""

@@ -93,6 +93,7 @@ def check_vjp(
             error = slope.error(analytic, rtol)
             if error > 1:
                 n, worst, bends = one_by_one(trial, partial(loss, key), x, gradient, size, rtol, complex_step)
+                bends = bends or slope.bends(analytic)
                 if bends:
                     tried = f", {MOST_ELEMENTS} of whose {x.size} elements were tried" * (x.size > MOST_ELEMENTS)
                     notes.append(f"the function bends within {slope.h:.0e} of {key}{tried}: it is at a kink")
