@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch (extra 'oracle') is not ins
 T = torch.nn.functional
 torch.set_num_threads(1)
 
-CONFIGURATIONS = 25
+CONFIGURATIONS = 50
 ROWS = {}
 
 
