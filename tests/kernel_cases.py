@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numeric import copied
 
 import tinyres
+from numeric import copied
 from tinyres import kernels
 from tinyres.kernels.windows import Window
 

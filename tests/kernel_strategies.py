@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from kernel_cases import seeded_dropout
 
 import tinyres
+from kernel_cases import seeded_dropout
 from tinyres import functional as F
 from tinyres import kernels
 from tinyres.kernels.windows import Window

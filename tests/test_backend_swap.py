@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import CASES
-from numeric import copied, gradients_of
 
 import tinyres
+from kernel_cases import CASES
+from numeric import copied, gradients_of
 from tinyres import Tensor, kernels, optim
 from tinyres import functional as F
 from tinyres.backend import blocks, device_of, to_device, to_host, xp

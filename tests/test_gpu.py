@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+import tinyres
 from kernel_cases import CASES
 from numeric import copied, gradients_of
 from test_backend_swap import OPTIMISERS, step
-
-import tinyres
 from tinyres import Tensor, flow
 from tinyres import functional as F
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from kernel_cases import BY_NAME, CASES
 from numeric import check_gradients
-
 from tinyres import kernels
 
 

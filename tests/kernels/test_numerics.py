@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import CASES
-from numeric import copied, gradients_of
 
 import tinyres
+from kernel_cases import CASES
+from numeric import copied, gradients_of
 from tinyres import kernels
 from tinyres.kernels import gradients
 

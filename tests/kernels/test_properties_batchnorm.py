@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import given
+
 from numeric import dot
 from properties import close, normal_like, run, same
-
 from tinyres import kernels
 from tinyres.backend import to_device
 from tinyres.testing.strategies import Case, bn_cases

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernel_strategies import col2im, columns, im2col, windows
 from numeric import dot
 from properties import close, normal_like, run
-
 from tinyres import kernels
 from tinyres.kernels.windows import Window
 from tinyres.testing.strategies import conv_cases

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernel_strategies import CALLS, KERNELS, OPS
 from numeric import dot
 from properties import close, normal_like, run, same
-
 from tinyres import Tensor, backend, kernels
 from tinyres import functional as F
 from tinyres.backend import is_array, to_device, to_host, xp

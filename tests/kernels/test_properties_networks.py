@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernel_strategies import CALLS, KERNELS
 from numeric import dot
 from properties import close, normal_like, run
-
 from tinyres import Tensor, kernels, nn
 from tinyres import functional as F
 from tinyres.backend import to_device

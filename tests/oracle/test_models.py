@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle import reference
 
 import tinyres
+from oracle import reference
 from tinyres import models
 
 torch = pytest.importorskip("torch", reason="PyTorch (extra 'oracle') is not installed")

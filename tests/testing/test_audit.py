@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from kernel_cases import CASES
 
+from kernel_cases import CASES
 from tinyres import functional as F
 from tinyres import kernels, models, nn, testing
 from tinyres.cli import main

@@ -8,9 +8,9 @@ import re
 
 import numpy as np
 import pytest
-from kernel_cases import BY_NAME, CASES
 
 import tinyres
+from kernel_cases import BY_NAME, CASES
 from tinyres import Tensor, autograd, kernels, models, nn
 from tinyres import functional as F
 from tinyres.testing import (

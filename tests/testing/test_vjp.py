@@ -9,9 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from kernel_cases import BY_NAME, CASES
 
 import tinyres
+from kernel_cases import BY_NAME, CASES
 from tinyres import Tensor, kernels, nn
 from tinyres import functional as F
 from tinyres.backend import get_rng_state

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_run import Run
 
+from small_run import Run
 from tinyres import nn, optim
 from tinyres.backend import get_rng_state
 from tinyres.training import CHECKPOINT, fit

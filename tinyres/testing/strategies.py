@@ -5,10 +5,11 @@
         assert testing.check_vjp(my_conv2d, *case.args, **case.options)
 
 Hypothesis draws what it is good at, sizes, options, memory layouts and a seed, and NumPy draws the values from the
-seed. That is fast, and still shrinks: to one pixel, stride 1, no padding, contiguous. What hides a bug is avoided: the
-sizes of an image differ more often than not, strides leave a rest, values are never all zeros or ones, and a batch
-norm's channels have a spread. What shows one is there: groups and dilation, a padding wider than the window, batches
-of one image, one channel, views that are not contiguous, repeat themselves, or run backwards through memory.
+seed. That is fast, and still shrinks: to one pixel, stride 1, no padding, contiguous. What hides a bug is avoided:
+the four sizes of an image are drawn one by one and often all differ, values are never all zeros or ones, and a batch
+norm's channels have a spread. What shows one is there: strides that leave a rest, groups and dilation, a padding wider
+than the window, batches of one image, one channel, views that are not contiguous, repeat themselves, or run backwards
+through memory.
 
 Needs Hypothesis: ``pip install 'tinyres[hypothesis]'``.
 """
@@ -162,7 +163,7 @@ def cotangents(like: Array) -> Strategy[Array]:
 # Calls
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Drawn:
     """Something whose values come from a seed."""
 
@@ -177,7 +178,7 @@ class Drawn:
         printer.text(repr(self))  # how Hypothesis shows it, which would spell out all fields of a dataclass
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Case(Drawn):
     """A call to try: ``f(*case.args, **case.options)``.
 
@@ -307,7 +308,7 @@ def bn_cases(draw: st.DrawFn, training: bool | None = None, fused: bool = False)
 # Networks
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Net(Drawn):
     """A small network and what to feed it: ``net.module(Tensor(net.input))``. Everything is float64."""
 
