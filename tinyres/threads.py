@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextvars
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tinyres.backend import Array, device_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ def set_num_threads(threads: int) -> int:
     Limits BLAS to one thread, except for 1 thread decided by BLAS's own setting. Results are the same to the bit for
     the same number of threads; between different numbers, sums may differ by rounding.
     """
+    from concurrent.futures import ThreadPoolExecutor  # here, since importing tinyres should take no time
+
     global _threads, _pool
     if threads < 0:
         raise ValueError(f"set_num_threads: threads is {threads}, expected 1 or more, or 0 for as many as BLAS has")

@@ -21,7 +21,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +84,8 @@ def read_safetensors(content: bytes) -> dict[str, HostArray]:
 
 def read_zip(content: bytes) -> dict[str, HostArray]:
     """The format of PyTorch 1.6 and later."""
+    import zipfile  # here, since importing tinyres should take no time
+
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {info.filename.partition("/")[2]: info for info in archive.infolist()}  # all lie in one folder
         if "data.pkl" not in members:
