@@ -8,11 +8,24 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 from tinyres.testing import strategies
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, whatever pytest's import mode
 strategies.load_profile()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`pytest --hypothesis-seed N` draws by that seed, where the profile "ci" would draw what it always draws."""
+    if config.getoption("hypothesis_seed") is not None:
+        settings.register_profile("seeded", settings.get_profile(settings.get_current_profile_name()), derandomize=False)
+        settings.load_profile("seeded")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: with several workers, they then overlap with all others."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
