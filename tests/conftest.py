@@ -19,7 +19,9 @@ strategies.load_profile()
 def pytest_configure(config: pytest.Config) -> None:
     """`pytest --hypothesis-seed N` draws by that seed, where the profile "ci" would draw what it always draws."""
     if config.getoption("hypothesis_seed") is not None:
-        settings.register_profile("seeded", settings.get_profile(settings.get_current_profile_name()), derandomize=False)
+        settings.register_profile(
+            "seeded", settings.get_profile(settings.get_current_profile_name()), derandomize=False
+        )
         settings.load_profile("seeded")
 
 

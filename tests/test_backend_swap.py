@@ -8,9 +8,9 @@ import pytest
 import tinyres
 from kernel_cases import CASES
 from numeric import copied, gradients_of
-from tinyres import Tensor, kernels, optim
+from tinyres import Tensor, kernels, optim, threads
 from tinyres import functional as F
-from tinyres.backend import blocks, device_of, to_device, to_host, xp
+from tinyres.backend import device_of, to_device, to_host, xp
 
 
 def on_device(cupy, value):
@@ -131,7 +131,7 @@ def test_backend(cupy):
     assert (device_of(host), device_of(device)) == ("cpu", "cuda")
     assert to_device(host, "cpu") is host and to_device(device, "cuda") is device
     assert isinstance(to_host(device), np.ndarray) and to_host(host) is host
-    assert [s.stop - s.start for s in blocks(10, 1 << 20, host)] == [2] * 5
-    assert [s.stop - s.start for s in blocks(10, 1 << 20, device)] == [10]
+    assert [s.stop - s.start for s in threads.blocks(10, 1 << 19, host)] == [2] * 5
+    assert [s.stop - s.start for s in threads.blocks(10, 1 << 19, device)] == [10]
     with pytest.raises(ValueError, match=r"device is 'tpu', expected one of 'cpu', 'cuda'"):
         to_device(host, "tpu")

@@ -1,17 +1,21 @@
-"""One layer of threads: ours.
+"""How kernels use the machine: blocks that stay in the cache, shared among threads of our own, in memory that is kept.
 
 NumPy lets go of the interpreter's lock while it computes, so plain threads can each take a share of a kernel's blocks
 through all of its steps: columns, product, write-back. BLAS's own threads would only help with the product, and go on
 spinning after it, where they slow down everything else. So the first kernel that has blocks to share out limits BLAS
 to one thread, in this process and for good, and uses as many threads of its own as BLAS had: the number of cores, or
 what OMP_NUM_THREADS or OPENBLAS_NUM_THREADS say. Without threadpoolctl nothing is limited and nothing shared out.
+
+It also asks the C library to keep memory that is freed. A training step frees hundreds of megabytes and asks for them
+again; in between, glibc would give them back to the system, which hands out zeroed pages, one fault each.
 """
 
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from tinyres.backend import Array, device_of
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
+B = TypeVar("B")
+
+# How much memory the items of a block may fill: on a CPU what stays in the cache, on a GPU what keeps its cores busy.
+BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 
 _threads = 0  # 0: not decided yet
 _pool: ThreadPoolExecutor | None = None
@@ -50,6 +58,7 @@ def set_num_threads(threads: int) -> int:
         threads = threads or max((library.num_threads for library in blas.lib_controllers), default=1)
         if threads > 1:
             blas.limit(limits=1)
+    keep_freed_memory()
     if _pool is not None:
         _pool.shutdown()
     _pool = ThreadPoolExecutor(threads - 1, "tinyres") if threads > 1 else None  # the caller works, too
@@ -57,7 +66,33 @@ def set_num_threads(threads: int) -> int:
     return threads
 
 
-def in_parallel(work: Callable[[list[slice]], T], blocks: Iterable[slice], array: Array) -> list[T]:
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next array. Only glibc needs to be asked, and can be."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_max = -1, -4  # their numbers in malloc.h
+    mallopt(trim_threshold, -1)  # never give the end of the heap back,
+    mallopt(mmap_max, 0)  # and have large arrays on the heap, too
+
+
+def block_size(count: int, bytes_each: int, array: Array, budget: int = 0) -> int:
+    """How many of `count` items make a block: as many as `BLOCK_BYTES`, or `budget` if that is more, can hold, and on
+    the CPU few enough for each thread to get some."""
+    device = device_of(array)
+    fitting = max(BLOCK_BYTES[device], budget) // max(1, bytes_each)
+    return max(1, min(fitting, -(-count // get_num_threads())) if device == "cpu" else fitting)
+
+
+def blocks(count: int, bytes_each: int, array: Array) -> Iterator[slice]:
+    """Cut ``range(count)`` into slices of `block_size`."""
+    step = block_size(count, bytes_each, array)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def in_parallel(work: Callable[[list[B]], T], blocks: Iterable[B], array: Array) -> list[T]:
     """Call `work(share)` with each thread's share of `blocks`, neighbouring ones together; the results in order.
 
     Where `array` is on a GPU, or there is one thread or one block, that is a single call.

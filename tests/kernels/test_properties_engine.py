@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kernel_strategies import CALLS, KERNELS, OPS
 from numeric import dot
 from properties import close, normal_like, run, same
-from tinyres import Tensor, backend, kernels
+from tinyres import Tensor, kernels, threads
 from tinyres import functional as F
 from tinyres.backend import is_array, to_device, to_host, xp
 from tinyres.kernels import gradients
@@ -249,7 +249,7 @@ def test_cutting_the_work_into_blocks_changes_nothing(device, name, data, block_
     y, pullback = run(KERNELS[name], case, device)
     g = normal_like(case, y)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(backend.BLOCK_BYTES, device, block_bytes)
+        patch.setitem(threads.BLOCK_BYTES, device, block_bytes)
         again, pullback_again = run(KERNELS[name], case, device)
         found = pullback_again(g)
     close(again, y)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.backend import Array, blocks, device_of, to_host, xp
+from tinyres.backend import Array, device_of, to_host, xp
+from tinyres.threads import blocks
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
 

@@ -11,12 +11,16 @@ is that matrix times the kernels. Two things make this fast without making it an
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from typing import Any
 
-from tinyres.backend import Array, blocks, xp
+from tinyres.backend import Array, workspace, xp
+from tinyres.kernels import rowwise, winograd
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
-from tinyres.kernels.windows import Pair, Window, channels_first, channels_last
-from tinyres.threads import in_parallel
+from tinyres.kernels.windows import Pair, Strip, Window, channels_first, channels_last, strips
+from tinyres.threads import blocks, in_parallel
 
 
 def conv2d(
@@ -39,7 +43,7 @@ def conv2d(
         return grouped(input, weight, bias, stride, padding, dilation, groups)
     window = Window.of("conv2d", weight.shape[2:], stride, padding, dilation)
     x = channels_last(input)  # (N, H, W, C)
-    kernels = weight.transpose(0, 2, 3, 1)  # (O, KH, KW, C)
+    kernels = weight.transpose(2, 3, 1, 0)  # (KH, KW, C, O)
     y = correlate(x, kernels, window)  # (N, OH, OW, O)
     if bias is not None:
         y += bias
@@ -57,15 +61,9 @@ def conv2d(
 
 def im2col(x: Array, window: Window) -> Array:
     """Windows as rows: (N, H, W, C) → (N·OH·OW, KH·KW·C)."""
-    n, h, w, c = x.shape
-    oh, ow = window.output_size("im2col", h, w)
-    (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
-    x = window.pad(x)
-    if (kh, kw) == (1, 1):
-        return x[:, ::sh, ::sw].reshape(-1, c)
-    n_, h_, w_, c_ = x.strides
-    view = xp(x).lib.stride_tricks.as_strided(x, (n, oh, ow, kh, kw, c), (n_, h_ * sh, w_ * sw, h_ * dh, w_ * dw, c_))
-    return view.reshape(n * oh * ow, kh * kw * c)  # this copies
+    window.output_size("im2col", *x.shape[1:3])
+    view = window.view(window.pad(x))
+    return view.reshape(-1, math.prod(view.shape[3:]))  # this copies
 
 
 def col2im(columns: Array, shape: tuple[int, ...], window: Window) -> Array:
@@ -81,55 +79,70 @@ def col2im(columns: Array, shape: tuple[int, ...], window: Window) -> Array:
 
 
 def correlate(x: Array, kernels: Array, window: Window) -> Array:
-    """x: (N, H, W, C), kernels: (O, KH, KW, C). Returns (N, OH, OW, O)."""
-    n, h, w, _ = x.shape
-    matrix = kernels.reshape(len(kernels), -1).T  # (KH·KW·C, O)
-    oh, ow = window.output_size("conv2d", h, w)
-    y = xp(x).empty((n, oh, ow, len(kernels)), dtype=x.dtype)
+    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O)."""
+    if rowwise.suits(x, window, most=64):
+        return rowwise.correlate(x, kernels, window)
+    if winograd.suits(x, kernels.shape[-1], window, least=128):
+        return winograd.correlate(x, kernels, window)
+    (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
+    matrix = kernels.reshape(-1, o)  # (KH·KW·C, O)
+    y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
 
-    def work(share: list[slice]) -> None:
-        for images in share:
-            xp(x).matmul(im2col(x[images], window), matrix, out=y[images].reshape(-1, len(kernels)))
+    def work(share: list[Strip]) -> None:
+        for images, rows in share:
+            xp(x).matmul(columns(x[images], rows, window), matrix, out=y[images, rows].reshape(-1, o))
 
-    in_parallel(work, blocks(n, oh * ow * matrix.shape[0] * x.itemsize, x), x)
+    in_parallel(work, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, matrix.nbytes), x)
     return y
 
 
 def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
     """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, KH, KW, C) = Σ over windows of dyᵀ · columns."""
+    if rowwise.suits(x, window, most=32):
+        return rowwise.weight_gradient(dy, x, window)
+    if winograd.suits(x, dy.shape[-1], window, least=64):
+        return winograd.weight_gradient(dy, x, window)
     n, oh, ow, o = dy.shape
-    (kh, kw), c = window.kernel, x.shape[-1]
+    shape = (o, *window.kernel, x.shape[-1])  # (O, KH, KW, C)
 
-    def work(share: list[slice]) -> Array:
-        dw = xp(x).zeros((o, kh * kw * c), dtype=x.dtype)
-        for images in share:
-            dw += dy[images].reshape(-1, o).T @ im2col(x[images], window)
-        return dw
+    def work(share: list[Strip]) -> Array:
+        parts = (dy[block].reshape(-1, o).T @ columns(x[block[0]], block[1], window) for block in share)
+        return functools.reduce(operator.iadd, parts)
 
-    shares = in_parallel(work, blocks(n, oh * ow * kh * kw * c * x.itemsize, x), x)
-    return sum(shares[1:], start=shares[0]).reshape(o, kh, kw, c)
+    row_bytes = ow * math.prod(shape[1:]) * x.itemsize
+    shares = in_parallel(work, strips(n, oh, row_bytes, x, math.prod(shape) * x.itemsize), x)
+    return functools.reduce(operator.iadd, shares).reshape(shape)
+
+
+def columns(x: Array, rows: slice, window: Window) -> Array:
+    """im2col for some rows of the output, into a workspace: (N·rows·OW, KH·KW·C)."""
+    view = window.view(window.strip(x, rows))
+    if window.kernel == (1, 1):
+        return view.reshape(-1, x.shape[-1])  # at stride 1, no copy
+    copy = workspace("columns", view.shape, x)
+    copy[...] = view
+    return copy.reshape(-1, math.prod(view.shape[3:]))
 
 
 def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
-    """dy: (N, OH, OW, O), kernels: (O, KH, KW, C). Returns dx of `shape` (N, H, W, C).
+    """dy: (N, OH, OW, O), kernels: (KH, KW, C, O). Returns dx of `shape` (N, H, W, C).
 
     At stride 1 this is itself a convolution, of dy with the flipped kernels, and so a gather; at other strides the
     gradient of each window is added back to its pixels.
     """
     (eh, ew), (ph, pw) = window.extent, window.padding
     if window.stride == (1, 1) and ph < eh and pw < ew:
-        flipped = kernels[:, ::-1, ::-1].transpose(3, 1, 2, 0)  # (C, KH, KW, O)
+        flipped = kernels[::-1, ::-1].swapaxes(2, 3)  # (KH, KW, O, C)
         return correlate(dy, flipped, window._replace(padding=(eh - 1 - ph, ew - 1 - pw)))
-    n, h, w, c = shape
-    matrix = kernels.reshape(len(kernels), -1)  # (O, KH·KW·C)
+    n, o = shape[0], kernels.shape[-1]
+    matrix = kernels.reshape(-1, o).T  # (O, KH·KW·C)
     dx = xp(dy).empty(shape, dtype=dy.dtype)
 
     def work(share: list[slice]) -> None:
         for images in share:
-            block = dy[images]
-            dx[images] = col2im(block.reshape(-1, len(kernels)) @ matrix, (len(block), h, w, c), window)
+            dx[images] = col2im(dy[images].reshape(-1, o) @ matrix, dx[images].shape, window)
 
-    in_parallel(work, blocks(n, dy[0].size // len(kernels) * matrix.shape[1] * dy.itemsize, dy), dy)
+    in_parallel(work, blocks(n, dy[0].size // o * matrix.shape[1] * dy.itemsize, dy), dy)
     return dx
 
 

@@ -11,6 +11,7 @@ import math
 from tinyres.backend import Array, xp
 from tinyres.kernels.elementwise import Result, check_floating
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last, pair
+from tinyres.threads import blocks, in_parallel
 
 
 def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Result:
@@ -19,26 +20,37 @@ def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padd
     input: (N, C, H, W). Returns (N, C, OH, OW). stride: kernel_size if None.
     """
     window = pooling_window("max_pool2d", input, kernel_size, stride, padding)
-    x = window.pad(channels_last(input), -math.inf)  # (N, H + 2·PH, W + 2·PW, C)
-    oh, ow = window.output_size("max_pool2d", *input.shape[2:])
-    y = xp(x).full((len(x), oh, ow, x.shape[-1]), -math.inf, dtype=x.dtype)
-    # Which tap won: at first the first one that is not in the border, in case all its values are −∞.
-    (kw, (sh, sw), (ph, pw)) = window.kernel[1], window.stride, window.padding
-    top, left = (xp(x).maximum(0, p - s * xp(x).arange(o)) for p, s, o in ((ph, sh, oh), (pw, sw, ow)))  # (OH,), (OW,)
-    winner = xp(x).empty(y.shape, dtype="uint8" if math.prod(window.kernel) < 256 else "int32")
-    winner[...] = (top[:, None] * kw + left)[..., None]
-    for tap, (_, _, pixels) in enumerate(window.taps(oh, ow)):
-        larger = (x[pixels] > y) | xp(x).isnan(x[pixels])  # a NaN wins, and stays
-        xp(x).copyto(y, x[pixels], where=larger)
-        xp(x).copyto(winner, winner.dtype.type(tap), where=larger)
-    padded_shape = x.shape
+    x = channels_last(input)  # (N, H, W, C)
+    n, h, w, c = x.shape
+    y = xp(x).empty((n, *window.output_size("max_pool2d", h, w), c), dtype=x.dtype)
+    taps = list(window.inside(h, w))
+
+    def largest(share: list[slice]) -> None:
+        for images in share:
+            block, pixels = y[images], x[images]
+            block[...] = -math.inf
+            for seen_by, seen in taps:
+                xp(x).maximum(block[seen_by], pixels[seen], out=block[seen_by])  # a NaN wins, and stays
+
+    in_parallel(largest, blocks(n, y[0].nbytes, y), y)
 
     def pullback(dy: Array) -> Array:  # dy: (N, C, OH, OW)
         g = channels_last(dy)
-        dx = xp(dy).zeros(padded_shape, dtype=dy.dtype)
-        for tap, (_, _, pixels) in enumerate(window.taps(oh, ow)):
-            dx[pixels] += g * (winner == tap)
-        return channels_first(window.unpad(dx))
+        dx = xp(dy).empty(x.shape, dtype=dy.dtype)
+
+        def give_to_winners(share: list[slice]) -> None:
+            for images in share:
+                block, pixels, largest, gradient = dx[images], x[images], y[images], g[images]
+                block[...] = 0
+                waiting = xp(x).ones(largest.shape, dtype=bool)  # outputs whose winner was not met yet
+                for seen_by, seen in taps:
+                    won = (pixels[seen] == largest[seen_by]) | (pixels[seen] != pixels[seen])  # equal, or NaN
+                    won &= waiting[seen_by]
+                    waiting[seen_by] ^= won
+                    block[seen] += gradient[seen_by] * won
+
+        in_parallel(give_to_winners, blocks(n, y[0].nbytes, y), y)
+        return channels_first(dx)
 
     return channels_first(y), pullback
 

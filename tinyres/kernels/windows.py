@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from tinyres.backend import Array, xp
+from tinyres.backend import Array, workspace, xp
+from tinyres.threads import block_size
 
 Pair = int | tuple[int, int]
+Strip = tuple[slice, slice]  # a block of a sliding window's output: images, rows
 
 
 def channels_last(x: Array) -> Array:
@@ -73,6 +75,37 @@ class Window(NamedTuple):
         padded[:, ph : ph + h, pw : pw + w] = x
         return padded
 
+    def inside(self, height: int, width: int) -> Iterator[tuple[Any, Any]]:
+        """For each kernel position: which outputs see a pixel there, the border left out, and which pixels those are.
+        Two indices, of (N, OH, OW, C) and of (N, H, W, C)."""
+        oh, ow = self.output_size("window", height, width)
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows, from_rows = self._inside(0, i, oh, height)
+                columns, from_columns = self._inside(1, j, ow, width)
+                yield (slice(None), rows, columns), (slice(None), from_rows, from_columns)
+
+    def _inside(self, axis: int, tap: int, outputs: int, pixels: int) -> tuple[slice, slice]:
+        stride, first = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
+        start = max(0, -(first // stride))  # the first output whose pixel, first + stride·output, is at 0 or after
+        stop = max(start, min(outputs, (pixels - 1 - first) // stride + 1))
+        return slice(start, stop), slice(first + stride * start, max(0, first + stride * (stop - 1) + 1), stride)
+
+    def strip(self, x: Array, rows: slice) -> Array:
+        """The pixels that the windows of these output rows see, with the zero border: what `pad` gives, cut to
+        (N, rows seen, W + 2·PW, C). A view if there is no border, else a workspace."""
+        (ph, pw), (n, _, w, c) = self.padding, x.shape
+        top = rows.start * self.stride[0] - ph
+        bottom = (rows.stop - 1) * self.stride[0] - ph + self.extent[0]
+        inside = x[:, max(top, 0) : max(bottom, 0)]
+        if not (ph or pw):
+            return inside
+        padded = workspace("strip", (n, bottom - top, w + 2 * pw, c), x)
+        padded[...] = 0
+        above = max(-top, 0)
+        padded[:, above : above + inside.shape[1], pw : pw + w] = inside
+        return padded
+
     def unpad(self, padded: Array) -> Array:
         """(N, H + 2·PH, W + 2·PW, C) → (N, H, W, C): the inside, a view."""
         (ph, pw), (_, h, w, _) = self.padding, padded.shape
@@ -86,3 +119,24 @@ class Window(NamedTuple):
                 rows = slice(i * dh, i * dh + (oh - 1) * sh + 1, sh)
                 columns = slice(j * dw, j * dw + (ow - 1) * sw + 1, sw)
                 yield i, j, (slice(None), rows, columns)
+
+    def view(self, padded: Array) -> Array:
+        """All windows of padded images, (N, OH, OW, KH, KW, C): a view, each pixel in many places."""
+        (eh, ew), (kh, kw), (sh, sw), (dh, dw) = self.extent, self.kernel, self.stride, self.dilation
+        n, h, w, c = padded.shape
+        shape = (n, (h - eh) // sh + 1, (w - ew) // sw + 1, kh, kw, c)
+        by_image, by_row, by_pixel, by_channel = padded.strides
+        strides = (by_image, by_row * sh, by_pixel * sw, by_row * dh, by_pixel * dw, by_channel)
+        return xp(padded).lib.stride_tricks.as_strided(padded, shape, strides)
+
+
+def strips(images: int, rows: int, row_bytes: int, array: Array, budget: int = 0) -> Iterator[Strip]:
+    """Cut the output of a sliding window into blocks, (images, rows): several whole images, or some rows of one."""
+    size = block_size(images * rows, row_bytes, array, budget)  # in rows
+    together, pieces = max(1, size // rows), max(1, -(-rows // size))
+    for first in range(0, images, together):
+        for piece in range(pieces):
+            yield (
+                slice(first, min(first + together, images)),
+                slice(rows * piece // pieces, rows * (piece + 1) // pieces),
+            )

@@ -1,0 +1,104 @@
+"""Each fast path of convolution gives the numbers of the plain one, im2col, in strips of any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyres import threads
+from tinyres.kernels import conv, rowwise, winograd
+from tinyres.kernels.windows import Window
+from tinyres.testing.strategies import seeds
+
+sides = st.integers(3, 9)
+channels = st.integers(1, 5)
+TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
+
+
+def plain(patch):
+    """From here on, im2col is the only path."""
+    for path in (rowwise, winograd):
+        patch.setattr(path, "suits", lambda *args, **options: False)
+
+
+def operands(seed, n, h, w, c, o, window, dtype):
+    rng = np.random.default_rng(seed)
+    oh, ow = window.output_size("conv2d", h, w)
+    shapes = (n, h, w, c), (*window.kernel, c, o), (n, oh, ow, o)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def check(path, x, kernels, dy, window, block_bytes, wanted):
+    with pytest.MonkeyPatch.context() as patch:
+        plain(patch)
+        expected = conv.correlate(x, kernels, window), conv.weight_gradient(dy, x, window)
+        patch.setitem(threads.BLOCK_BYTES, "cpu", block_bytes)
+        patch.setattr(winograd, "BLOCK", block_bytes)
+        found = path.correlate(x, wanted(kernels), window), path.weight_gradient(dy, x, window)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        assert np.abs(one - other).max() <= TOLERANCE[str(x.dtype)] * (1 + np.abs(other).max()) * 10
+
+
+def as_trained(kernels):
+    """As a layer has them in memory: (O, KH, KW, C)."""
+    return np.ascontiguousarray(kernels.transpose(3, 0, 1, 2)).transpose(1, 2, 3, 0)
+
+
+layouts = st.sampled_from([np.asarray, as_trained])
+blocks = st.sampled_from([1, 3000, 1 << 20])
+dtypes = st.sampled_from(["float64", "float32"])
+
+
+@given(
+    seed=seeds(),
+    n=st.integers(1, 4),
+    h=sides,
+    w=sides,
+    c=channels,
+    o=channels,
+    kernel=st.tuples(st.integers(2, 3), st.integers(1, 3)),
+    stride=st.integers(1, 2),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    layout=layouts,
+    block_bytes=blocks,
+    dtype=dtypes,
+)
+def test_rowwise(seed, n, h, w, c, o, kernel, stride, padding, dilation, layout, block_bytes, dtype):
+    window = Window(kernel, (1, stride), padding, dilation)
+    h, w = max(h, window.extent[0]), max(w, window.extent[1])
+    check(rowwise, *operands(seed, n, h, w, c, o, window, dtype), window, block_bytes, layout)
+
+
+@given(
+    seed=seeds(),
+    n=st.integers(1, 4),
+    h=sides,
+    w=sides,
+    c=channels,
+    o=channels,
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    layout=layouts,
+    block_bytes=blocks,
+    dtype=dtypes,
+)
+def test_winograd(seed, n, h, w, c, o, padding, layout, block_bytes, dtype):
+    window = Window((3, 3), (1, 1), padding)
+    check(winograd, *operands(seed, n, h, w, c, o, window, dtype), window, block_bytes, layout)
+
+
+@pytest.mark.parametrize(
+    "c, side, path", [(3, 9, "rowwise"), (64, 9, "rowwise"), (128, 12, "winograd"), (128, 4, None), (600, 7, None)]
+)
+def test_each_size_takes_its_path(monkeypatch, c, side, path):
+    taken = []
+    for module in (rowwise, winograd):
+        own = module.correlate
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, "correlate", lambda *args, own=own, name=name: taken.append(name) or own(*args))
+    x, kernels = np.ones((4, side, side, c), np.float32), np.ones((3, 3, c, c), np.float32)
+    conv.correlate(x, kernels, Window((3, 3), (1, 1), (1, 1)))
+    assert taken == ([path] if path else [])
