@@ -1,0 +1,78 @@
+"""tinyres: images channels-last in memory, as its data loader hands them over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import tinyres
+from benchmarks.contestants.inputs import LEARNING_RATE, images, labels, random
+from tinyres import Tensor, models, optim
+from tinyres import functional as F
+
+tinyres.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+VERSION = f"tinyres {tinyres.__version__}"
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "conv2d": lambda x, weight, stride: F.conv2d(x, weight, None, stride, weight.shape[-1] // 2),
+    "batch_norm_add_relu": lambda x, skip, weight, bias: F.batch_norm_add_relu(x, skip, None, None, weight, bias, True),
+    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "linear": F.linear,
+}
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    """The same numbers; maps and kernels (N, C, H, W) lie as (N, H, W, C) in memory."""
+    if array.ndim < 4:
+        return array
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def training(depth: int, batch: int, side: int) -> Callable[[], None]:
+    model = models.get(f"resnet{depth}")
+    optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
+    x, y = Tensor(channels_last(images(batch, side))), Tensor(labels(batch))
+
+    def step() -> None:
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def inference(depth: int, batch: int, side: int, fused: bool) -> Callable[[], None]:
+    model: Any = models.get(f"resnet{depth}").eval()
+    if fused:
+        model = model.fuse()
+    x = Tensor(channels_last(images(batch, side)))
+
+    def step() -> None:
+        with tinyres.no_grad():
+            model(x)
+
+    return step
+
+
+def kernel(operation: str, shapes: list[list[int]], wanted: list[bool], **options: Any) -> Callable[[], None]:
+    """One operation on inputs of these shapes; backward too, where the gradient of an input is wanted."""
+    pairs = zip(shapes, wanted, strict=True)
+    inputs = [Tensor(channels_last(random(*shape)), requires_grad) for shape, requires_grad in pairs]
+    operate = OPERATIONS[operation]
+
+    def forward() -> None:
+        with tinyres.no_grad():
+            operate(*inputs, **options)
+
+    dy = channels_last(random(*operate(*inputs, **options).shape))
+
+    def forward_and_backward() -> None:
+        for tensor in inputs:
+            tensor.grad = None
+        operate(*inputs, **options).backward(dy)
+
+    return forward_and_backward if any(wanted) else forward
