@@ -86,6 +86,18 @@ def fused(name: str, with_residual: bool, training: bool) -> Case:
     return case(name, x, None, mean, var, weight, bias, training, wrt=(0, 4, 5))
 
 
+def finished(name: str, with_residual: bool) -> Case:
+    """A row for conv2d_add_relu, its rectifier's input 0.2 or more from zero."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    x, weight, bias = rng.standard_normal((2, 3, 5, 6)), rng.standard_normal((4, 3, 1, 1)), rng.standard_normal(4)
+    y = np.einsum("nchw,oc->nohw", x[:, :, ::2, ::3], weight[:, :, 0, 0]) + bias[:, None, None]
+    residual = rng.choice([-1.0, 1.0], y.shape) * rng.uniform(0.2, 2, y.shape) - y if with_residual else None
+    if residual is None:
+        x = np.ones_like(x)  # so that y is one number a channel, and the bias can push that from zero
+        bias = np.array([0.5, -0.5, 1, -1]) - weight.sum((1, 2, 3))
+    return case(name, x, residual, weight, bias, (2, 3))
+
+
 def seeded_dropout(*arguments: Any, **options: Any) -> Any:
     """Dropout that drops the same elements at each call."""
     tinyres.manual_seed(0)
@@ -165,6 +177,8 @@ CASES = [
     case("conv2d padding stride", normal(2, 3, 7, 6), normal(4, 3, 3, 3), normal(4), (2, 3), 1),
     case("conv2d wide padding", normal(2, 3, 3, 4), normal(2, 3, 2, 3), None, 1, (3, 2)),
     case("conv2d dilation", normal(2, 3, 8, 7), normal(2, 3, 3, 2), normal(2), 1, 1, (2, 3)),
+    finished("conv2d_add_relu", with_residual=True),
+    finished("conv2d_add_relu without residual", with_residual=False),
     case("conv2d groups", normal(2, 6, 5, 4), normal(4, 3, 3, 3), normal(4), 2, 1, 1, 2),
     case("conv2d depthwise", normal(2, 3, 5, 4), normal(6, 1, 3, 3), None, 1, 1, 1, 3),
     case("im2col", normal(*IMAGES), call=im2col),

@@ -183,6 +183,17 @@ def cross_entropies(draw):
 
 
 @st.composite
+def finished_convolutions(draw):
+    """A convolution with a residual, or None, after the input."""
+    case = draw(conv_cases())
+    (x, w, b), (stride, padding, dilation, _) = case.args, case.options.values()
+    window = Window(w.shape[2:], stride, padding, dilation)
+    residual = case.rng.standard_normal((len(x), len(w), *window.output_size("", *x.shape[2:])))
+    args = x, residual if draw(st.booleans()) else None, w, b
+    return replace(case, args=args, layouts=(case.layouts[0], "contiguous", case.layouts[1]))
+
+
+@st.composite
 def binary_cross_entropies(draw):
     shape = draw(SMALL)
     case = call(draw, [shape])
@@ -231,6 +242,7 @@ CALLS: dict[str, Any] = {
     "log_softmax": with_dims("one"),
     "dropout": unary(st.sampled_from([0.4, 0.0, 1.0]), st.booleans()),
     "conv2d": conv_cases(),
+    "conv2d_add_relu": finished_convolutions(),
     "im2col": windows(),
     "col2im": columns(),
     "batch_norm": bn_cases(),

@@ -40,6 +40,7 @@ pad = differentiable(kernels.pad)
 
 linear = differentiable(kernels.linear)
 conv2d = differentiable(kernels.conv2d)
+conv2d_add_relu = differentiable(kernels.conv2d_add_relu)
 batch_norm = differentiable(kernels.batch_norm)
 batch_norm_add_relu = differentiable(kernels.batch_norm_add_relu)
 max_pool2d = differentiable(kernels.max_pool2d)

@@ -48,6 +48,7 @@ CALLS = [
     call(conv2d, IMAGES, WEIGHT, padding="same", error=(TypeError, ValueError), says="padding is … same … integer"),
     call(conv2d, IMAGES, ones(4, 3, 0, 3), says="kernel_size … (0, 3)"),
     call(conv2d, np.ones((2, 3, 5, 7), np.uint8), WEIGHT, error=TypeError, says="uint8 … float"),
+    call(kernels.conv2d_add_relu, IMAGES, ones(2, 4, 5, 7), WEIGHT, says="residual is (2, 4, 5, 7) … (2, 4, 3, 5)"),
     # Batch norm
     call(batch_norm, np.ones((2, 3, 5, 7), int), None, None, training=True, error=TypeError, says="int64 … float"),
     call(batch_norm, ones(1, 3, 1, 1), None, None, training=True, says="one value per channel … (1, 3, 1, 1)"),

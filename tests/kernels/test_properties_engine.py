@@ -93,7 +93,7 @@ def test_broadcast_operands_have_the_summed_gradient(device, name, data):
 PER_SAMPLE = {
     **dict.fromkeys(("relu", "sigmoid", "tanh", "conv2d", "linear", "batch_norm", "softmax", "log_softmax"), (0,)),
     **dict.fromkeys(("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"), (0,)),
-    **dict.fromkeys(("batch_norm_add_relu", "cross_entropy", "mse_loss"), (0, 1)),
+    **dict.fromkeys(("batch_norm_add_relu", "conv2d_add_relu", "cross_entropy", "mse_loss"), (0, 1)),
     "binary_cross_entropy_with_logits": (0, 1, 2, 4),
 }
 

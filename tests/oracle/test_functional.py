@@ -272,6 +272,28 @@ def linear(rng):
 
 @row
 def conv2d(rng):
+    arrays, options = convolution(rng)
+    return arrays, lambda *a: F.conv2d(*a, **options), lambda *a: T.conv2d(*a, **options)
+
+
+@row
+def conv2d_add_relu(rng):
+    (x, *weights), options = convolution(rng)
+    like = T.conv2d(*map(torch.from_numpy, (x.copy(), weights[0])), **options)
+    skip = [rng.standard_normal(like.shape)] if rng.random() < 0.7 else []
+
+    def ours(x, *rest):
+        return F.conv2d_add_relu(x, rest[0] if skip else None, *rest[len(skip) :], **options)
+
+    def theirs(x, *rest):
+        y = T.conv2d(x, *rest[len(skip) :], **options)
+        return torch.relu(y + rest[0] if skip else y)
+
+    return [x, *skip, *weights], ours, theirs
+
+
+def convolution(rng):
+    """Input, weight and bias, if any, of a convolution; and its options."""
     groups = choice(rng, 1, 1, 2, 3)
     c, o = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
     kh, kw = (int(size) for size in rng.integers(1, 4, 2))
@@ -279,7 +301,7 @@ def conv2d(rng):
     arrays = [images(rng, c=c), rng.standard_normal((o, c // groups, kh, kw))]
     arrays += [rng.standard_normal(o)] if rng.random() < 0.5 else []
     options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return arrays, lambda *a: F.conv2d(*a, **options), lambda *a: T.conv2d(*a, **options)
+    return arrays, options
 
 
 def norm_settings(rng):

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tinyres.backend import Array, device_of, to_host, xp
-from tinyres.threads import blocks
+from tinyres.threads import BLOCK_BYTES
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
 
-SCRATCH_BYTES = 32  # for each element of a block
+SCRATCH_BYTES = 16  # for each element of a block
 
 
 def statistics(array: Array) -> dict[str, float]:
@@ -43,8 +43,10 @@ def sums(array: Array) -> Array:
         x = x.astype("float64")
     shift = module.where(module.isfinite(x[:1]), x[:1], module.zeros_like(x[:1]))  # (1,)
     parts = []
-    for block in blocks(x.size, SCRATCH_BYTES, x):
-        values = x[block]
+    step = BLOCK_BYTES[device_of(x)] // SCRATCH_BYTES
+    for start in range(0, x.size, step):
+        block = x[start : start + step]
+        values = block
         count, zeros = values.size, module.count_nonzero(values == 0)
         least, largest = values.min(), values.max()
         if not host or not (math.isfinite(least) and math.isfinite(largest)):  # asking a GPU would be waiting
@@ -53,7 +55,7 @@ def sums(array: Array) -> Array:
             least, largest = values.min(), values.max()
         centred = values.astype("float64")
         centred -= shift
-        parts += [count, x[block].size - count, zeros, centred.sum(), centred @ centred, least, largest]
+        parts += [count, block.size - count, zeros, centred.sum(), centred @ centred, least, largest]
     if not host:
         parts = module.stack([module.asarray(part, dtype="float64") for part in parts])
     table = module.asarray(parts, dtype="float64").reshape(-1, 7)  # a row for each block

@@ -13,7 +13,7 @@ from typing import Any
 from tinyres.backend import Array
 from tinyres.kernels.activation import dropout, log_softmax, relu, sigmoid, softmax, tanh
 from tinyres.kernels.batchnorm import batch_norm, batch_norm_add_relu
-from tinyres.kernels.conv import col2im, conv2d, im2col
+from tinyres.kernels.conv import col2im, conv2d, conv2d_add_relu, im2col
 from tinyres.kernels.elementwise import (
     abs,
     amax,

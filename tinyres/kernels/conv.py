@@ -19,7 +19,7 @@ from typing import Any
 from tinyres.backend import Array, workspace, xp
 from tinyres.kernels import rowwise, winograd
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
-from tinyres.kernels.windows import Pair, Strip, Window, channels_first, channels_last, strips
+from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
 from tinyres.threads import blocks, in_parallel
 
 
@@ -38,15 +38,69 @@ def conv2d(
 
     input: (N, C, H, W), weight: (O, C/groups, KH, KW), bias: (O,). Returns (N, O, OH, OW).
     """
+    return convolve(input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d_add_relu(
+    input: Array,
+    residual: Array | None,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Result:
+    """relu(conv2d(x) + residual), or relu(conv2d(x)) where residual is None: each block is finished in the cache.
+
+    This is what ends a residual block once batch norm is folded into the convolution (`nn.fuse`).
+    residual: (N, O, OH, OW), like the output. Everything else as for `conv2d`.
+    """
+    added = None if residual is None else channels_last(residual)  # (N, OH, OW, O)
+    zeros = xp(input).zeros(len(weight), dtype=input.dtype)
+
+    def finish(block: Array, place: Strip) -> None:
+        if added is not None:
+            block += added[place]
+        xp(block).maximum(block, zeros, out=block)
+
+    if residual is not None:
+        check_residual(input, residual, weight, stride, padding, dilation)
+    y, conv_pullback = convolve(input, weight, bias, stride, padding, dilation, groups, finish)
+
+    def pullback(dy: Array) -> Any:  # dy: (N, O, OH, OW)
+        g = dy * (y > 0)
+        dx, dw, db = conv_pullback(g)
+        return dx, None if residual is None else g, dw, db
+
+    return y, pullback
+
+
+def convolve(
+    input: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    finish: Finish | None = None,
+) -> Result:
+    """The one convolution behind both kernels. finish: changes each block of the output, (N, rows, OW, O), in place."""
     check(input, weight, bias, groups)
     if groups > 1:
-        return grouped(input, weight, bias, stride, padding, dilation, groups)
+        return grouped(input, weight, bias, stride, padding, dilation, groups, finish)
     window = Window.of("conv2d", weight.shape[2:], stride, padding, dilation)
     x = channels_last(input)  # (N, H, W, C)
     kernels = weight.transpose(2, 3, 1, 0)  # (KH, KW, C, O)
-    y = correlate(x, kernels, window)  # (N, OH, OW, O)
-    if bias is not None:
-        y += bias
+
+    def add_bias_and_finish(block: Array, place: Strip) -> None:
+        if bias is not None:
+            block += bias
+        if finish is not None:
+            finish(block, place)
+
+    y = correlate(x, kernels, window, add_bias_and_finish)  # (N, OH, OW, O)
 
     def pullback(dy: Array) -> Any:  # dy: (N, O, OH, OW)
         g = channels_last(dy)  # (N, OH, OW, O)
@@ -78,12 +132,12 @@ def col2im(columns: Array, shape: tuple[int, ...], window: Window) -> Array:
     return window.unpad(x)
 
 
-def correlate(x: Array, kernels: Array, window: Window) -> Array:
-    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O)."""
+def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
+    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O), each block of it finished."""
     if rowwise.suits(x, window, most=64):
-        return rowwise.correlate(x, kernels, window)
+        return rowwise.correlate(x, kernels, window, finish)
     if winograd.suits(x, kernels.shape[-1], window, least=128):
-        return winograd.correlate(x, kernels, window)
+        return winograd.correlate(x, kernels, window, finish)
     (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
     matrix = kernels.reshape(-1, o)  # (KH·KW·C, O)
     y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
@@ -91,6 +145,7 @@ def correlate(x: Array, kernels: Array, window: Window) -> Array:
     def work(share: list[Strip]) -> None:
         for images, rows in share:
             xp(x).matmul(columns(x[images], rows, window), matrix, out=y[images, rows].reshape(-1, o))
+            finish(y[images, rows], (images, rows))
 
     in_parallel(work, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, matrix.nbytes), x)
     return y
@@ -147,7 +202,14 @@ def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Wi
 
 
 def grouped(
-    input: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    input: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    finish: Finish | None,
 ) -> Result:
     """Groups are convolutions side by side: each sees its share of the channels and makes its share of the output."""
     module, (c, o) = xp(input), (weight.shape[1], len(weight) // groups)
@@ -174,7 +236,10 @@ def grouped(
     def join(images: list[Array]) -> Array:  # along the channels, channels-last in memory
         return channels_first(module.concatenate([channels_last(x) for x in images], axis=-1))
 
-    return join([y for y, _ in results]), pullback
+    y = join([y for y, _ in results])
+    if finish is not None:
+        finish(channels_last(y), (slice(None), slice(None)))
+    return y, pullback
 
 
 def check(input: Array, weight: Array, bias: Array | None, groups: int) -> None:
@@ -199,3 +264,11 @@ def check(input: Array, weight: Array, bias: Array | None, groups: int) -> None:
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"conv2d: bias is {bias.shape}, expected ({len(weight)},) for weight {weight.shape}")
+
+
+def check_residual(input: Array, residual: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> None:
+    """Refuse a residual that is not like the output."""
+    window = Window.of("conv2d_add_relu", weight.shape[2:], stride, padding, dilation)
+    expected = (len(input), len(weight), *window.output_size("conv2d_add_relu", *input.shape[2:]))
+    if residual.shape != expected:
+        raise ValueError(f"conv2d_add_relu: residual is {residual.shape}, expected the output's shape {expected}")

@@ -15,7 +15,7 @@ import functools
 import operator
 
 from tinyres.backend import Array, device_of, workspace, xp
-from tinyres.kernels.windows import Strip, Window, strips
+from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
 from tinyres.threads import in_parallel
 
 SMALL = 10**6  # multiplications for which OpenBLAS has kernels that read the operands as they lie
@@ -27,8 +27,8 @@ def suits(x: Array, window: Window, most: int) -> bool:
     return device_of(x) == "cpu" and window.kernel[0] > 1 and window.stride[0] == 1 and x.shape[-1] <= most
 
 
-def correlate(x: Array, kernels: Array, window: Window) -> Array:
-    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O)."""
+def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
+    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O), each block of it finished."""
     (oh, ow), (kh, kw, c, o) = window.output_size("conv2d", *x.shape[1:3]), kernels.shape
     matrices = xp(x).ascontiguousarray(kernels).reshape(kh, kw * c, o)
     y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
@@ -43,6 +43,7 @@ def correlate(x: Array, kernels: Array, window: Window) -> Array:
                 xp(x).matmul(shifted.reshape(len(out), -1, pixels, kw * c), matrices[i], out=product if i else out)
                 if i:
                     out += product
+            finish(y[images, rows], (images, rows))
 
     in_parallel(work, strips(len(x), oh, ow * kw * c * x.itemsize, x), x)
     return y

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from tinyres.threads import block_size
 
 Pair = int | tuple[int, int]
 Strip = tuple[slice, slice]  # a block of a sliding window's output: images, rows
+Finish = Callable[[Array, Strip], None]  # what is still to be done to such a block, in place
 
 
 def channels_last(x: Array) -> Array:
@@ -21,6 +22,10 @@ def channels_last(x: Array) -> Array:
 def channels_first(x: Array) -> Array:
     """(N, H, W, C) → (N, C, H, W), a view: channels-last in memory, channels-first to read."""
     return x.transpose(0, 3, 1, 2)
+
+
+def as_it_is(block: Array, place: Strip) -> None:
+    """Nothing is still to be done."""
 
 
 def pair(op: str, name: str, value: Pair, least: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinyres.backend import Array, device_of, workspace
-from tinyres.kernels.windows import Strip, Window, strips
+from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
 from tinyres.threads import in_parallel
 
 BLOCK = 4 << 20  # bytes of mixed pixels and products in a block
@@ -41,8 +41,8 @@ def suits(x: Array, out_channels: int, window: Window, least: int) -> bool:
     return plain and many and device_of(x) == "cpu" and x.dtype != "float16"
 
 
-def correlate(x: Array, kernels: Array, window: Window) -> Array:
-    """x: (N, H, W, C), kernels: (3, 3, C, O). Returns (N, OH, OW, O)."""
+def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
+    """x: (N, H, W, C), kernels: (3, 3, C, O). Returns (N, OH, OW, O), each block of it finished."""
     (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
     mixed = mix_kernels(kernels)  # (16, C, O)
     y = np.empty((len(x), oh, ow, o), dtype=x.dtype)
@@ -59,6 +59,7 @@ def correlate(x: Array, kernels: Array, window: Window) -> Array:
             gather(half.swapaxes(0, 1), as_tiles(whole))
             if whole is not out:
                 out[...] = whole[:, : out.shape[1], : out.shape[2]]
+            finish(out, (images, rows))
 
     in_parallel(work, strips_of_tiles(y, x.shape[-1]), x)
     return y

@@ -18,7 +18,8 @@ from tinyres.nn import (
     PreActBlock,
     ReLU,
 )
-from tinyres.nn.blocks import norm_relu
+from tinyres.nn.blocks import conv_norm_relu, norm_relu
+from tinyres.nn.fuse import fuse
 
 
 class CifarResNet(Module):
@@ -57,9 +58,11 @@ class CifarResNet(Module):
         if zero_init_residual:
             zero_gamma(self)
 
+    fuse = fuse
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps (N, 64·width, H/4, W/4), before pooling and head."""
-        x = norm_relu(self.bn1, self.relu, self.conv1(x))
+        x = conv_norm_relu(self.conv1, self.bn1, self.relu, x)
         return self.layer3(self.layer2(self.layer1(x)))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,6 +92,8 @@ class PreActResNet(Module):
         self.avgpool = AdaptiveAvgPool2d(1)
         self.flatten = Flatten()
         self.fc = Linear(channels[2], num_classes)
+
+    fuse = fuse
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps (N, 64·width, H/4, W/4), normalised and rectified."""

@@ -20,7 +20,8 @@ from tinyres.nn import (
     Sequential,
     init,
 )
-from tinyres.nn.blocks import norm_relu
+from tinyres.nn.blocks import conv_norm_relu
+from tinyres.nn.fuse import fuse
 
 Block = type[BasicBlock] | type[Bottleneck]
 
@@ -67,9 +68,11 @@ class ResNet(Module):
         if zero_init_residual:
             zero_gamma(self)
 
+    fuse = fuse
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps (N, 512·expansion, H/32, W/32), before pooling and head."""
-        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(x)))
+        x = self.maxpool(conv_norm_relu(self.conv1, self.bn1, self.relu, x))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:

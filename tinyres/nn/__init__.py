@@ -2,6 +2,7 @@
 
 from tinyres.nn import init
 from tinyres.nn.blocks import Add, BasicBlock, Bottleneck, PreActBlock, Subsample
+from tinyres.nn.fuse import fuse
 from tinyres.nn.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -16,6 +17,7 @@ from tinyres.nn.layers import (
     Tanh,
 )
 from tinyres.nn.module import Buffer, Identity, Module, Parameter, Sequential
+from tinyres.nn.recompute import checkpoint, is_recomputing
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -39,5 +41,8 @@ __all__ = [
     "Sigmoid",
     "Subsample",
     "Tanh",
+    "checkpoint",
+    "fuse",
     "init",
+    "is_recomputing",
 ]

@@ -1,7 +1,8 @@
 """Residual blocks: y = relu(F(x) + x) (He et al. 2015), y = F(x) + x (He et al. 2016), and their plain twins.
 
 A block keeps norm, addition and rectifier as modules of their own, so that each can be watched. Where nobody
-watches, one fused kernel does all three; the bits are the same.
+watches, one fused kernel does all three; the bits are the same. (`conv` is passed along because it fuses, too, once
+`nn.fuse` has folded its norm into it.)
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from tinyres import functional as F
 from tinyres.autograd import Tensor
 from tinyres.nn.layers import BatchNorm2d, Conv2d, ReLU
-from tinyres.nn.module import Module, Sequential
+from tinyres.nn.module import Identity, Module, Sequential
 
 SHORTCUTS = ("A", "B", "C")
 
@@ -25,16 +26,34 @@ class Add(Module):
 
 def norm_relu(norm: Module, relu: Module, x: Tensor) -> Tensor:
     """relu(norm(x))."""
-    if type(norm) is not BatchNorm2d or norm._forward_hooks or relu._forward_hooks:
+    if type(norm) is not BatchNorm2d or watched(norm, relu):
         return relu(norm(x))  # type: ignore[no-any-return]
     return F.batch_norm_add_relu(x, None, *norm.state())
 
 
-def norm_add_relu(norm: Module, add: Module, relu: Module, branch: Tensor, skip: Tensor) -> Tensor:
-    """relu(norm(branch) + skip)."""
-    if type(norm) is not BatchNorm2d or norm._forward_hooks or add._forward_hooks or relu._forward_hooks:
+def conv_norm_relu(conv: Conv2d, norm: Module, relu: Module, x: Tensor) -> Tensor:
+    """relu(norm(conv(x)))."""
+    if type(norm) is not Identity or watched(conv, norm, relu):
+        return norm_relu(norm, relu, conv(x))
+    return F.conv2d_add_relu(x, None, *conv.state())
+
+
+def conv_norm_add_relu(
+    conv: Conv2d, norm: Module, add: Module, relu: Module, x: Tensor, start: Tensor, shortcut: Module | None
+) -> Tensor:
+    """relu(norm(conv(x)) + shortcut(start)), where None is the identity."""
+    if type(norm) is Identity and not watched(conv, norm, add, relu):
+        return F.conv2d_add_relu(x, start if shortcut is None else shortcut(start), *conv.state())
+    branch = conv(x)
+    skip = start if shortcut is None else shortcut(start)
+    if type(norm) is not BatchNorm2d or watched(norm, add, relu):
         return relu(add(norm(branch), skip))  # type: ignore[no-any-return]
     return F.batch_norm_add_relu(branch, skip, *norm.state())
+
+
+def watched(*modules: Module) -> bool:
+    """Whether somebody looks at what comes out of one of the modules."""
+    return any(module._forward_hooks for module in modules)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> Conv2d:
@@ -99,12 +118,10 @@ class BasicBlock(Module):
         self.downsample = make_shortcut(shortcut, in_channels, channels, stride) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = norm_relu(self.bn1, self.relu1, self.conv1(x))
-        out = self.conv2(out)
+        out = conv_norm_relu(self.conv1, self.bn1, self.relu1, x)
         if self.add is None:
-            return norm_relu(self.bn2, self.relu2, out)
-        skip = x if self.downsample is None else self.downsample(x)
-        return norm_add_relu(self.bn2, self.add, self.relu2, out, skip)
+            return conv_norm_relu(self.conv2, self.bn2, self.relu2, out)
+        return conv_norm_add_relu(self.conv2, self.bn2, self.add, self.relu2, out, x, self.downsample)
 
 
 class Bottleneck(Module):
@@ -140,13 +157,11 @@ class Bottleneck(Module):
         self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = norm_relu(self.bn1, self.relu1, self.conv1(x))
-        out = norm_relu(self.bn2, self.relu2, self.conv2(out))
-        out = self.conv3(out)
+        out = conv_norm_relu(self.conv1, self.bn1, self.relu1, x)
+        out = conv_norm_relu(self.conv2, self.bn2, self.relu2, out)
         if self.add is None:
-            return norm_relu(self.bn3, self.relu3, out)
-        skip = x if self.downsample is None else self.downsample(x)
-        return norm_add_relu(self.bn3, self.add, self.relu3, out, skip)
+            return conv_norm_relu(self.conv3, self.bn3, self.relu3, out)
+        return conv_norm_add_relu(self.conv3, self.bn3, self.add, self.relu3, out, x, self.downsample)
 
 
 class PreActBlock(Module):
@@ -169,7 +184,7 @@ class PreActBlock(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = norm_relu(self.bn1, self.relu1, x)
-        out = self.conv2(norm_relu(self.bn2, self.relu2, self.conv1(activated)))
+        out = self.conv2(conv_norm_relu(self.conv1, self.bn2, self.relu2, activated))
         if self.add is None:
             return out  # type: ignore[no-any-return]
         if self.downsample is None:

@@ -41,7 +41,11 @@ class Conv2d(Module):
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, *self.state())
+
+    def state(self) -> tuple[Any, ...]:
+        """The arguments of `conv2d` after its input."""
+        return self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
 
     def extra_repr(self) -> str:
         o, c, kh, kw = self.weight.shape
