@@ -24,7 +24,7 @@ import numpy as np
 
 from tinyres.backend import Array, device_of, workspace
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
-from tinyres.threads import in_parallel
+from tinyres.threads import blocks, in_parallel
 
 BLOCK = 4 << 20  # bytes of mixed pixels and products in a block
 
@@ -90,7 +90,14 @@ def mix_kernels(kernels: Array) -> Array:
     """G g Gᵀ: (3, 3, C, O) → (16, C, O). A view whose memory has the channels in the order of the kernels'."""
     first, last = (2, 3) if kernels.strides[3] < kernels.strides[2] else (3, 2)
     flat = kernels.transpose(first, 0, 1, last).reshape(kernels.shape[first], 9, -1)
-    mixed = MIX.astype(kernels.dtype) @ flat  # (first, 16, last)
+    mixed = np.empty((len(flat), 16, flat.shape[2]), dtype=kernels.dtype)
+    mix = MIX.astype(kernels.dtype)
+
+    def work(share: list[slice]) -> None:
+        for block in share:
+            np.matmul(mix, flat[block], out=mixed[block])
+
+    in_parallel(work, blocks(len(flat), mixed[0].nbytes, mixed), mixed)
     return mixed.transpose(1, 0, 2) if first == 2 else mixed.transpose(1, 2, 0)
 
 

@@ -44,4 +44,6 @@ def fold(conv: Conv2d, norm: BatchNorm2d) -> None:
     scale = norm.weight.data / xp(weight).sqrt(norm.running_var.data.astype("float64") + norm.eps)  # (O,), float64
     bias = 0 if conv.bias is None else conv.bias.data
     conv.bias = Parameter(((bias - norm.running_mean.data) * scale + norm.bias.data).astype(dtype), False)
-    conv.weight = Parameter((weight * scale[:, None, None, None]).astype(dtype), False)
+    # (KH, KW, C, O) in memory, as the kernel multiplies it: nobody will ask for the gradient of (O, KH, KW, C).
+    kernels = xp(weight).ascontiguousarray((weight * scale[:, None, None, None]).transpose(2, 3, 1, 0))
+    conv.weight = Parameter(kernels.astype(dtype).transpose(3, 2, 0, 1), False)
