@@ -629,6 +629,36 @@ def test_backward_frees_what_the_operations_held():
     assert inner() is None  # although y is still there
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_backward_holds_what_one_operation_needs(no_gc, later):
+    """When a pullback runs, what those before it held is gone, and so are their gradients: also where they gave
+    functions, and where hooks put other gradients in their place."""
+    held, gradients, counts = [], [], []
+
+    def alive(references):
+        return sum(reference() is not None for reference in references)
+
+    @differentiable
+    def double(x):
+        y, kept = 2 * x, x.copy()
+        held.append(weakref.ref(kept))
+
+        def pullback(dy):
+            gradients.append(weakref.ref(dy))
+            counts.append((alive(held), alive(gradients)))
+            return (lambda: dy * 2 + 0 * kept) if later else dy * 2 + 0 * kept
+
+        return y, pullback
+
+    x = y = leaf(1.0, 2.0)
+    for _ in range(4):
+        y = double(y)
+        y.register_hook(lambda grad: grad + 0)
+    y.sum().backward()
+    assert counts == [(4, 1), (3, 1), (2, 1), (1, 1)]
+    assert values(x.grad) == [16, 16]
+
+
 def test_results_outlive_the_leaves_they_came_from():
     x = leaf(1.0)
     y = x * 2

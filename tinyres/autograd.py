@@ -16,6 +16,7 @@ import functools
 import heapq
 import inspect
 import itertools
+import operator
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ Hook = Callable[["Tensor"], "Tensor | None"]
 _numbers = itertools.count()
 _recording = True
 _anomaly = False
+_call: Callable[..., tuple[Array, Pullback]] = operator.call  # how operations call kernels: see `calling`
+_listeners: tuple[Callable[[Node], None], ...] = ()  # who is told of each operation recorded: see `telling`, `tape`
 
 
 class Handle:
@@ -287,13 +290,7 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
     while queue:
         node = heapq.heappop(queue)[1]
         gradient = gradients.pop(node)  # complete: everything that used this node has a higher number
-        for hook in list(node.hooks.values()):
-            replacement = hook(Tensor(gradient))
-            if replacement is not None:
-                if not isinstance(replacement, Tensor):
-                    raise TypeError(f"{node.op}: a hook returned {_describe(replacement)}, expected a Tensor or None")
-                gradient = replacement.data
-                _check_gradient(f"{node.op}: the gradient that a hook returned", gradient, node)
+        gradient = _through_hooks(node, gradient)
         if node.tensor is not None:
             _accumulate(node.tensor(), gradient)
         if node.is_leaf:
@@ -323,6 +320,19 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
             raise ValueError(f"{node.op}: the pullback gave {came}, expected one for each of {len(node.inputs)} inputs")
         if not retain_graph:
             node.pullback, node.inputs = None, ()
+        gradient = parts = part = None  # what they hold goes before the next pullback needs memory
+
+
+def _through_hooks(node: Node, gradient: Array) -> Array:
+    """Show the gradient to the node's hooks. Returns it, or what took its place."""
+    for hook in list(node.hooks.values()):
+        replacement = hook(Tensor(gradient))
+        if replacement is not None:
+            if not isinstance(replacement, Tensor):
+                raise TypeError(f"{node.op}: a hook returned {_describe(replacement)}, expected a Tensor or None")
+            gradient = replacement.data
+            _check_gradient(f"{node.op}: the gradient that a hook returned", gradient, node)
+    return gradient
 
 
 def _accumulate(tensor: Tensor | None, gradient: Array) -> None:
@@ -356,12 +366,14 @@ def differentiable(kernel: Callable[P, tuple[Array, Pullback]]) -> Callable[P, T
     def op(*args: Any, **kwargs: Any) -> Tensor:
         inputs = args + tuple(kwargs.get(key) for key in names[len(args) :])
         _check_alike(name, names, arrays, inputs)
-        output, pullback = kernel(*map(_raw, args), **{key: _raw(value) for key, value in kwargs.items()})
+        output, pullback = _call(kernel, *map(_raw, args), **{key: _raw(value) for key, value in kwargs.items()})
         result = Tensor(output)
         if _recording:
             parents = tuple(value._node if isinstance(value, Tensor) else None for value in inputs)
             if any(parents):
                 result._node = Node(result, name, parents, pullback)
+                for listener in _listeners:
+                    listener(result._node)
         if _anomaly:
             shapes = ", ".join(
                 f"{key}: {value.shape}" for key, value in zip(names, inputs, strict=False) if hasattr(value, "shape")
@@ -388,6 +400,42 @@ def no_grad() -> Iterator[None]:
 def is_grad_enabled() -> bool:
     """Whether operations are being recorded, as they are outside `no_grad`."""
     return _recording
+
+
+@contextlib.contextmanager
+def calling(stand_in: Callable[..., tuple[Array, Pullback]]) -> Iterator[None]:
+    """Inside, operations call `stand_in(call, kernel, …)` where they would have called `call(kernel, …)`."""
+    global _call
+    before, _call = _call, functools.partial(stand_in, _call)
+    try:
+        yield
+    finally:
+        _call = before
+
+
+@contextlib.contextmanager
+def telling(listener: Callable[[Node], None]) -> Iterator[None]:
+    """Inside, call `listener(node)` for each operation recorded, before those who listened before."""
+    global _listeners
+    before, _listeners = _listeners, (listener, *_listeners)
+    try:
+        yield
+    finally:
+        _listeners = before
+
+
+@contextlib.contextmanager
+def tape() -> Iterator[list[Node]]:
+    """Record on a tape of one's own, also under `no_grad`: a list of the nodes that operations inside make, of which
+    nobody else is told."""
+    global _recording, _listeners
+    nodes: list[Node] = []
+    before = _recording, _listeners
+    _recording, _listeners = True, (nodes.append,)
+    try:
+        yield nodes
+    finally:
+        _recording, _listeners = before
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pytest
 import tinyres
 from tinyres import Tensor, nn
 from tinyres import functional as F
+from tinyres.backend import generator, get_rng_state
 
 
 class Net(nn.Module):
@@ -345,3 +346,20 @@ def test_dropout_by_mode():
 def test_impossible_layers_get_a_sentence(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_unchanged_puts_everything_back(net):
+    net.head.eval()
+    net.bn.running_mean.data[...] = 5
+    modes, state = [m.training for m in net.modules()], {key: a.copy() for key, a in net.state_dict().items()}
+    arrays, random = net.state_dict(), get_rng_state()
+    with pytest.raises(ZeroDivisionError), net.unchanged():
+        net.train()(images())
+        net.note = "another"
+        net.bn.running_var.data = np.zeros(3, np.float32)
+        generator().random()
+        raise ZeroDivisionError
+    assert [m.training for m in net.modules()] == modes
+    assert net.note == "not a parameter" and get_rng_state() == random
+    for key, array in net.state_dict().items():
+        assert array is arrays[key] and np.array_equal(array, state[key])

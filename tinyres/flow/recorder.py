@@ -14,10 +14,10 @@ from typing import Any
 
 from tinyres import functional as F
 from tinyres.autograd import Handle, Tensor, is_grad_enabled
-from tinyres.backend import Array, get_rng_state, set_rng_state
+from tinyres.backend import Array
 from tinyres.flow.record import Key, Record
 from tinyres.flow.statistics import sums
-from tinyres.nn import Module, Sequential
+from tinyres.nn import Module, Sequential, is_recomputing
 from tinyres.optim import Optimizer
 
 
@@ -53,24 +53,15 @@ def snapshot(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tensor] =
     x: (N, …), an array or Tensor; y: what `loss` takes. Afterwards gradients, running statistics, the random
     generator and each module's mode are as they were.
     """
-    modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    buffers = [(buffer, buffer.data, buffer.data.copy()) for _, buffer in model.named_buffers()]
-    random = get_rng_state()
     try:
-        if not model.training:
-            model.train()
-        with watch(model) as record:
+        with model.unchanged(), watch(model) as record:
+            if not model.training:
+                model.train()
             loss(model(Tensor(x)), y).backward()  # a new Tensor: x itself gets no gradient
     finally:
-        for module, mode in modes:
-            module.training = mode
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for buffer, data, values in buffers:
-            data[...] = values
-            buffer.data = data
-        set_rng_state(random)
     return record
 
 
@@ -111,11 +102,13 @@ class Recorder:
         self.record = Record()
         self.step = -1 if optimizer is None else 0
         self.calls: list[Call] = []
+        self.handles: list[Handle] = []
+        self.listens = False
         self.positions: dict[tuple[str, int], int] = {}  # by name and how many times the module ran before
 
     def forward(self, original: Callable[..., Any], *inputs: Any) -> Any:
         """The model's forward pass, seen if it is the first of a step that is due."""
-        if not (self.model.training and is_grad_enabled()):
+        if not (self.model.training and is_grad_enabled()) or is_recomputing():
             return original(*inputs)
         if self.optimizer is None:
             self.finish()
@@ -137,23 +130,26 @@ class Recorder:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Hooks on all modules without children, for one forward pass."""
+        """Hooks on all modules without children, which listen for one forward pass. They stay for the step: where a
+        module is run again in backward (`checkpoint`), it should find what it found in the forward pass."""
         modules = dict(self.model.named_modules())
         leaves = {name: module for name, module in modules.items() if not list(module.children())}
-        handles = [m.register_forward_hook(self.listener(name, block(name, modules))) for name, m in leaves.items()]
+        self.handles = [m.register_forward_hook(self.listener(n, block(n, modules))) for n, m in leaves.items()]
+        self.listens = True
         try:
             yield
         except BaseException:
             self.forget()  # half a pass
             raise
         finally:
-            for handle in handles:
-                handle.remove()
+            self.listens = False
 
     def listener(self, name: str, block: str) -> Callable[[Module, tuple[Any, ...], Any], None]:
         runs = itertools.count()
 
         def hook(module: Module, _inputs: tuple[Any, ...], output: Any) -> None:
+            if not self.listens:
+                return
             run = next(runs)
             position = self.positions.setdefault((name, run), len(self.positions))
             watched = {"activation": output}
@@ -171,10 +167,9 @@ class Recorder:
         self.forget()
 
     def forget(self) -> None:
-        for call in self.calls:
-            for handle in call.handles:
-                handle.remove()
-        self.calls = []
+        for handle in itertools.chain(self.handles, *(call.handles for call in self.calls)):
+            handle.remove()
+        self.handles, self.calls = [], []
 
 
 def block(name: str, modules: dict[str, Module]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyres.autograd import Tensor, no_grad
 from tinyres.nn import Conv2d, Linear, Module
+from tinyres.profiler import multiply_adds
 
 
 class Layer(NamedTuple):
@@ -84,7 +85,10 @@ def summary(model: Module, input_shape: tuple[int, int, int] = (3, 224, 224)) ->
     def note(name: str, module: Module) -> Any:
         def hook(_module: Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
             parameters = sum(math.prod(parameter.shape) for parameter in module.parameters())
-            layers.append(Layer(name, type(module).__name__, output.shape, parameters, multiply_adds(module, output)))
+            cost = 0
+            if isinstance(module, Conv2d | Linear):
+                cost = multiply_adds("linear", output.shape[1:], module.weight.shape)
+            layers.append(Layer(name, type(module).__name__, output.shape, parameters, cost))
 
         return module.register_forward_hook(hook)
 
@@ -100,10 +104,3 @@ def summary(model: Module, input_shape: tuple[int, int, int] = (3, 224, 224)) ->
         for module, mode in modes:
             module.training = mode
     return Summary(type(model).__name__, (1, *input_shape), layers)
-
-
-def multiply_adds(module: Module, output: Tensor) -> int:
-    """Multiply-adds behind one output: each output number of a convolution or product is one dot product."""
-    if isinstance(module, Conv2d | Linear):
-        return math.prod(output.shape[1:]) * math.prod(module.weight.shape[1:])
-    return 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tinyres.autograd import Handle, Tensor, as_device
-from tinyres.backend import Array, to_device
+from tinyres.autograd import Handle, Tensor, as_device, is_grad_enabled
+from tinyres.backend import Array, get_rng_state, set_rng_state, to_device
+from tinyres.nn.recompute import Run
 
 
 class Parameter(Tensor):
@@ -34,12 +36,13 @@ class Module:
     """
 
     training = True
+    checkpointed = False  # `tinyres.checkpoint` sets it
 
     def forward(self, *inputs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not say what its forward computes")
 
     def __call__(self, *inputs: Any) -> Any:
-        output = self.forward(*inputs)
+        output = Run(self, inputs).first() if self.checkpointed and is_grad_enabled() else self.forward(*inputs)
         for hook in list(self._forward_hooks.values()):
             replacement = hook(self, inputs, output)
             output = output if replacement is None else replacement
@@ -136,6 +139,22 @@ class Module:
     def eval(self) -> Module:
         """Evaluation mode."""
         return self.train(False)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Afterwards modes, buffers and other attributes of all modules, and the random generator, are as before."""
+        attributes = [(module, dict(vars(module))) for module in self.modules()]
+        buffers = [(buffer, buffer.data, buffer.data.copy()) for _, buffer in self.named_buffers()]
+        random = get_rng_state()
+        try:
+            yield
+        finally:
+            for module, values in attributes:
+                vars(module).update(values)
+            for buffer, data, numbers in buffers:
+                data[...] = numbers
+                buffer.data = data
+            set_rng_state(random)
 
     def requires_grad_(self, requires_grad: bool = True) -> Module:
         """Freeze (False) or unfreeze all parameters."""

@@ -243,8 +243,8 @@ def measure(loss: Tensor, logits: Tensor, labels: Tensor) -> Array:
 
 
 def first_nonfinite(model: Module, x: Tensor, generator: dict[str, Any]) -> str:
-    """Which module is the first to give NaN or Inf, found by a second forward pass with the same random numbers
-    (after which the generator is where it was). Buffers are put back."""
+    """Which module is the first to give NaN or Inf, found by a second forward pass with the same random numbers,
+    which leaves the model unchanged."""
     names = {id(module): name or "the network itself" for name, module in model.named_modules()}
     found: list[str] = []
 
@@ -257,17 +257,14 @@ def first_nonfinite(model: Module, x: Tensor, generator: dict[str, Any]) -> str:
                 f"the first output to hold NaN or Inf is that of {names[id(module)]} ({type(module).__name__}): {why}"
             )
 
-    buffers = [(buffer, buffer.data.copy()) for _, buffer in model.named_buffers()]
-    set_rng_state(generator)
     handles = [module.register_forward_hook(look) for module in model.modules()]
     try:
-        with no_grad():
+        with model.unchanged(), no_grad():
+            set_rng_state(generator)
             model(x)
     finally:
         for handle in handles:
             handle.remove()
-        for buffer, before in buffers:
-            buffer.data[...] = before
     return found[0] if found else "every module's output is finite, so it arose in the loss"
 
 
