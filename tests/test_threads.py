@@ -51,7 +51,7 @@ def test_an_error_in_any_share_reaches_the_caller(restored):
 def test_results_do_not_depend_on_the_number_of_threads(restored, monkeypatch):
     monkeypatch.setitem(threads.BLOCK_BYTES, "cpu", 1 << 12)  # many blocks
     rng = np.random.default_rng(0)
-    x, w, g = (rng.standard_normal(s).astype(np.float32) for s in [(24, 5, 9, 8), (4, 5, 3, 3), (24, 4, 9, 8)])
+    x, w, g = (rng.standard_normal(s).astype(np.float32) for s in [(64, 5, 9, 8), (4, 5, 3, 3), (64, 4, 9, 8)])
     results = []
     for count in (1, 2, 4):
         threads.set_num_threads(count)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 
 from tinyres.backend import DEVICES, Array, device_of, is_array, to_device, to_host, xp
+from tinyres.threads import add
 
 P = ParamSpec("P")
 Pullback = Callable[[Array], Any]
@@ -311,7 +312,7 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
             if _anomaly:
                 _check_finite(part, f"{node.op}: the gradient for input {position}", node.shapes, node.made_at)
             if parent in gradients:
-                gradients[parent] = gradients[parent] + part  # a new array: `part` may be shared with another node
+                gradients[parent] = add(gradients[parent], part)  # a new array: `part` may be shared with another node
             else:
                 gradients[parent] = part
                 heapq.heappush(queue, (-parent.number, parent))

@@ -70,6 +70,12 @@ def cupy() -> Any:
     return module
 
 
+def flat(array: Array) -> Array:
+    """`array` as a vector in its memory order, so that a transposed view is not copied."""
+    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    return array.transpose(axes).reshape(-1)
+
+
 class _Workspaces(threading.local):
     def __init__(self) -> None:
         self.kept: dict[tuple[str, np.dtype[Any]], Array] = {}

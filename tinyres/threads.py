@@ -18,7 +18,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from tinyres.backend import Array, device_of
+import numpy as np
+
+from tinyres.backend import Array, device_of, flat, xp
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +111,32 @@ def in_parallel(work: Callable[[list[B]], T], blocks: Iterable[B], array: Array)
     ]
     first = work(blocks[: ends[1]])
     return [first, *(future.result() for future in futures)]
+
+
+def blockwise(step: Callable[..., None], *arrays: Array) -> None:
+    """Call `step(*parts)`, which changes arrays element by element, for blocks of them: the same part of each array.
+
+    The arrays have one shape. Where they are on a GPU, or differ in their memory layout, that is a single call.
+    """
+    first = arrays[0]
+    if device_of(first) == "cuda" or any(array.strides != first.strides for array in arrays):
+        return step(*arrays)
+    vectors = [flat(array) for array in arrays]
+    if not np.may_share_memory(first, vectors[0]):  # a view with gaps: its vector is a copy
+        return step(*arrays)
+
+    def work(share: list[slice]) -> None:
+        for block in share:
+            step(*(vector[block] for vector in vectors))
+
+    in_parallel(work, blocks(first.size, len(arrays) * first.itemsize, first), first)
+
+
+def add(a: Array, b: Array) -> Array:
+    """a + b, of one shape, in a new array."""
+    total = xp(a).empty_like(a)
+    blockwise(lambda total, a, b: xp(a).add(a, b, out=total), total, a, b)
+    return total
 
 
 def _forget_pool() -> None:

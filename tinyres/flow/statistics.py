@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.backend import Array, device_of, to_host, xp
+from tinyres.backend import Array, device_of, flat, to_host, xp
 from tinyres.threads import BLOCK_BYTES
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
@@ -73,9 +73,3 @@ def finish(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         abs_max = np.where(finite > 0, np.maximum(largest, -least), np.nan)
         columns = mean, np.sqrt(variance), np.sqrt(variance + mean**2), abs_max, zeros / size, nonfinite / size
     return np.stack(columns, axis=-1)
-
-
-def flat(array: Array) -> Array:
-    """`array` as a vector in its memory order, so that a transposed view is not copied."""
-    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
-    return array.transpose(axes).reshape(-1)

@@ -182,8 +182,8 @@ class Lanes:
         return empty
 
     def blocks(self) -> Any:
-        """Slices of rows that stay in the cache."""
-        return blocks(len(self.rows), 2 * self.width * self.rows.itemsize, self.rows)
+        """Slices of rows: larger than what stays in the cache, for threads that meet often wait for each other."""
+        return blocks(len(self.rows), self.width * self.rows.itemsize // 2, self.rows)
 
     def for_blocks(self, step: Callable[[slice], Any]) -> Any:
         """`step(rows)` for each block, shared out among threads. The results, if any, are summed in float64, in the

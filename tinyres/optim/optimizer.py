@@ -10,6 +10,7 @@ import numpy as np
 from tinyres.autograd import Tensor
 from tinyres.backend import Array, to_device, to_host, xp
 from tinyres.nn import Module
+from tinyres.threads import blockwise
 
 
 class Optimizer:
@@ -108,18 +109,24 @@ class SGD(Optimizer):
         )
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        momentum = group["momentum"]
-        if group["weight_decay"]:
-            g = g + group["weight_decay"] * p
-        if momentum:
-            v = state.get("momentum_buffer")
-            if v is None:
-                v = state["momentum_buffer"] = g.copy("K")
-            else:
+        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+        first = momentum and not state
+        if first:
+            state["momentum_buffer"] = xp(p).empty_like(p)
+
+        def step(p: Array, g: Array, v: Array | None = None) -> None:
+            if weight_decay:
+                g = g + weight_decay * p
+            if v is not None and first:
+                v[...] = g
+            elif v is not None:
                 v *= momentum
                 v += (1 - group["dampening"]) * g
-            g = g + momentum * v if group["nesterov"] else v
-        p -= group["lr"] * g
+            if v is not None:
+                g = g + momentum * v if group["nesterov"] else v
+            p -= lr * g
+
+        blockwise(step, p, g, *state.values())
 
 
 class Adam(Optimizer):
@@ -143,20 +150,24 @@ class Adam(Optimizer):
         lr, (beta1, beta2) = group["lr"], group["betas"]
         if not state:
             state.update(step=0, exp_avg=xp(p).zeros_like(p), exp_avg_sq=xp(p).zeros_like(p))
-        if self.decoupled:
-            p *= 1 - lr * group["weight_decay"]
-        elif group["weight_decay"]:
-            g = g + group["weight_decay"] * p
         state["step"] += 1
-        m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
-        m *= beta1
-        m += (1 - beta1) * g
-        v *= beta2
-        v += (1 - beta2) * (g * g)
-        denominator = xp(p).sqrt(v)
-        denominator *= 1 / float(np.sqrt(1 - beta2**t))
-        denominator += group["eps"]
-        p -= lr / (1 - beta1**t) * (m / denominator)
+        t = state["step"]
+
+        def step(p: Array, g: Array, m: Array, v: Array) -> None:
+            if self.decoupled:
+                p *= 1 - lr * group["weight_decay"]
+            elif group["weight_decay"]:
+                g = g + group["weight_decay"] * p
+            m *= beta1
+            m += (1 - beta1) * g
+            v *= beta2
+            v += (1 - beta2) * (g * g)
+            denominator = xp(p).sqrt(v)
+            denominator *= 1 / float(np.sqrt(1 - beta2**t))
+            denominator += group["eps"]
+            p -= lr / (1 - beta1**t) * (m / denominator)
+
+        blockwise(step, p, g, state["exp_avg"], state["exp_avg_sq"])
 
 
 class AdamW(Adam):
