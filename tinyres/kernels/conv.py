@@ -147,7 +147,7 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
             xp(x).matmul(columns(x[images], rows, window), matrix, out=y[images, rows].reshape(-1, o))
             finish(y[images, rows], (images, rows))
 
-    in_parallel(work, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, matrix.nbytes), x)
+    in_parallel(work, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, budget(x, matrix.size, window)), x)
     return y
 
 
@@ -165,7 +165,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
         return functools.reduce(operator.iadd, parts)
 
     row_bytes = ow * math.prod(shape[1:]) * x.itemsize
-    shares = in_parallel(work, strips(n, oh, row_bytes, x, math.prod(shape) * x.itemsize), x)
+    shares = in_parallel(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window)), x)
     return functools.reduce(operator.iadd, shares).reshape(shape)
 
 
@@ -177,6 +177,12 @@ def columns(x: Array, rows: slice, window: Window) -> Array:
     copy = workspace("columns", view.shape, x)
     copy[...] = view
     return copy.reshape(-1, math.prod(view.shape[3:]))
+
+
+def budget(x: Array, weights: int, window: Window) -> int:
+    """Bytes that the columns of a block may fill, though they leave the cache: BLAS copies the weights for each
+    product, which should be little beside it. A window of one pixel takes no columns, and is cut for threads alone."""
+    return x.nbytes if window.kernel == (1, 1) else 3 * weights * x.itemsize
 
 
 def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
