@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -23,29 +24,42 @@ def restored():
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_every_block_is_done_once_and_results_come_in_order(restored, count):
     threads.set_num_threads(count)
-    blocks = [slice(i, i + 1) for i in range(7)]
+    blocks = list(range(20))
     workers = set()
 
-    def work(share):
+    def work(block):
         workers.add(threading.get_ident())
-        return share
+        time.sleep(0.01)  # so that others wake up
+        return block
 
-    shares = threads.in_parallel(work, blocks, np.zeros(1))
+    assert threads.for_each(work, blocks, np.zeros(1)) == blocks
+    assert len(workers) <= count
+    assert threading.get_ident() in workers  # the caller works, too
+    shares = threads.for_shares(list, blocks, np.zeros(1))
     assert [block for share in shares for block in share] == blocks
     assert len(shares) == count
-    assert threading.get_ident() in workers  # the caller works, too
 
 
-def test_an_error_in_any_share_reaches_the_caller(restored):
+def test_one_that_is_late_keeps_nobody_waiting(restored):
+    threads.set_num_threads(2)
+    held = threading.Event()
+    busy = threads._pool.submit(held.wait)
+    assert threads.for_each(lambda block: block, range(3), np.zeros(1)) == [0, 1, 2]
+    held.set()
+    busy.result()
+
+
+def test_an_error_in_any_block_reaches_the_caller(restored):
     threads.set_num_threads(3)
     for bad in range(6):
 
-        def work(share, bad=bad):
-            if any(block.start == bad for block in share):
+        def work(block, bad=bad):
+            time.sleep(0.001)
+            if block == bad:
                 raise ArithmeticError(f"block {bad}")
 
         with pytest.raises(ArithmeticError, match=f"block {bad}"):
-            threads.in_parallel(work, [slice(i, i + 1) for i in range(6)], np.zeros(1))
+            threads.for_each(work, range(6), np.zeros(1))
 
 
 def test_results_do_not_depend_on_the_number_of_threads(restored, monkeypatch):
@@ -108,6 +122,6 @@ def test_errstate_holds_in_all_threads(restored):
     threads.set_num_threads(3)
     blocks = [slice(i, i + 1) for i in range(3)]
     with np.errstate(divide="ignore"):
-        threads.in_parallel(lambda share: np.ones(1) / np.zeros(1), blocks, np.zeros(1))
+        threads.for_each(lambda block: np.ones(1) / np.zeros(1), blocks, np.zeros(1))
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        threads.in_parallel(lambda share: np.ones(1) / np.zeros(1), blocks, np.zeros(1))
+        threads.for_each(lambda block: np.ones(1) / np.zeros(1), blocks, np.zeros(1))

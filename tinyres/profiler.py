@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary, ref
 from tinyres.autograd import Pullback, calling
 from tinyres.backend import Array, device_of, is_array, xp
 from tinyres.files import write_csv
-from tinyres.threads import get_num_threads, in_parallel
+from tinyres.threads import for_each, get_num_threads
 
 # The operations made of dot products, with the name of their second factor, which says how long those are.
 PRODUCTS = {"conv2d": "weight", "conv2d_add_relu": "weight", "linear": "weight", "matmul": "other"}
@@ -269,12 +269,10 @@ class Profile:
         factor = module.ones((size, size), dtype=dtype)
         results = [module.empty_like(factor) for _ in range(get_num_threads())]
 
-        def multiply(share: list[slice]) -> None:
-            for one in share:
-                module.matmul(factor, factor, out=results[one.start])
+        def multiply(result: Array) -> None:
+            module.matmul(factor, factor, out=result)
 
-        blocks = [slice(i, i + 1) for i in range(len(results))]
-        seconds = min(self._timed(in_parallel, multiply, blocks, factor)[1] for _ in range(rounds))
+        seconds = min(self._timed(for_each, multiply, results, factor)[1] for _ in range(rounds))
         return len(results) * size**3 / seconds
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -94,23 +95,41 @@ def blocks(count: int, bytes_each: int, array: Array) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
-def in_parallel(work: Callable[[list[B]], T], blocks: Iterable[B], array: Array) -> list[T]:
-    """Call `work(share)` with each thread's share of `blocks`, neighbouring ones together; the results in order.
-
-    Where `array` is on a GPU, or there is one thread or one block, that is a single call.
-    """
+def for_each(step: Callable[[B], T], blocks: Iterable[B], array: Array) -> list[T]:
+    """`step(block)` for all blocks, in their order. Each thread takes the next one as soon as it is free, so that one
+    which is late, or kept from its work, keeps nobody waiting. On a GPU there is one thread."""
     blocks = list(blocks)
-    # Decided also where it does not matter yet, so that BLAS rounds the same way in the first step as in all others.
-    threads = min(get_num_threads(), len(blocks)) if device_of(array) == "cpu" else 1
-    if threads == 1 or _pool is None:
-        return [work(blocks)]
-    ends = [len(blocks) * thread // threads for thread in range(threads + 1)]
+    results: list[T | None] = [None] * len(blocks)
+    rest = iter(range(len(blocks)))  # shared by all threads
+
+    def work() -> None:
+        for index in rest:
+            results[index] = step(blocks[index])
+
     # Each in a copy of the caller's context: np.errstate holds in all threads.
-    futures = [
-        _pool.submit(contextvars.copy_context().run, work, blocks[ends[t] : ends[t + 1]]) for t in range(1, threads)
-    ]
-    first = work(blocks[: ends[1]])
-    return [first, *(future.result() for future in futures)]
+    others = range(threads_for(len(blocks), array) - 1)
+    futures = [_pool.submit(contextvars.copy_context().run, work) for _ in others] if _pool is not None else []
+    try:
+        work()
+    finally:
+        failed = [future.exception() for future in futures if not future.cancel()]  # those that began are waited for
+    for error in filter(None, failed):
+        raise error
+    return results  # type: ignore[return-value]
+
+
+def for_shares(work: Callable[[list[B]], T], blocks: Iterable[B], array: Array) -> list[T]:
+    """`work(share)` for each thread's share of the blocks, neighbouring ones together; the results in order. For sums,
+    which must be taken in the same order each time."""
+    blocks = list(blocks)
+    count = threads_for(len(blocks), array)
+    ends = [len(blocks) * thread // count for thread in range(count + 1)]
+    return for_each(work, [blocks[start:end] for start, end in itertools.pairwise(ends)], array)
+
+
+def threads_for(blocks: int, array: Array) -> int:
+    # Asked also where it does not matter yet, so that BLAS rounds the same way in the first step as in all others.
+    return min(get_num_threads(), blocks) if device_of(array) == "cpu" else 1
 
 
 def blockwise(step: Callable[..., None], *arrays: Array) -> None:
@@ -125,11 +144,8 @@ def blockwise(step: Callable[..., None], *arrays: Array) -> None:
     if not np.may_share_memory(first, vectors[0]):  # a view with gaps: its vector is a copy
         return step(*arrays)
 
-    def work(share: list[slice]) -> None:
-        for block in share:
-            step(*(vector[block] for vector in vectors))
-
-    in_parallel(work, blocks(first.size, len(arrays) * first.itemsize, first), first)
+    parts = blocks(first.size, len(arrays) * first.itemsize, first)
+    for_each(lambda block: step(*(vector[block] for vector in vectors)), parts, first)
 
 
 def add(a: Array, b: Array) -> Array:

@@ -2,8 +2,8 @@
 
 Seen channels-last, a batch of images is a matrix X of R = N·H·W rows, one column a channel, and everything is a
 matter of columns. Forward is one affine form per channel, y = X·scale + shift; so is backward,
-dx = A·g + B·X + C. Both are limited by memory, not arithmetic: the work goes over X in blocks of rows that stay in
-the cache, and where an addition and a rectifier follow, they are done to each block before it leaves.
+dx = A·g + B·X + C. Both are limited by memory, not arithmetic: the work goes over X in blocks of rows, and where an
+addition and a rectifier follow, they are done to each block while it is at hand.
 
 The sums over rows are a vector of ones times the matrix, a product that BLAS does at the speed of memory. For few
 channels NumPy's inner loop would be short, so k rows are laid side by side: X is looked at as (R/k, k·C), with the
@@ -18,7 +18,7 @@ from typing import Any
 from tinyres.backend import Array, device_of, workspace, xp
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import channels_first, channels_last
-from tinyres.threads import blocks, in_parallel
+from tinyres.threads import blocks, for_each
 
 
 def batch_norm(
@@ -182,14 +182,14 @@ class Lanes:
         return empty
 
     def blocks(self) -> Any:
-        """Slices of rows: larger than what stays in the cache, for threads that meet often wait for each other."""
-        return blocks(len(self.rows), self.width * self.rows.itemsize // 2, self.rows)
+        """Slices of rows, larger than what stays in the nearest cache, for threads that meet often wait for each other;
+        but at most 1,024 of them in float32, whose sums are still good to the last digits."""
+        return blocks(len(self.rows), max(self.width, 512) * self.rows.itemsize // 2, self.rows)
 
     def for_blocks(self, step: Callable[[slice], Any]) -> Any:
         """`step(rows)` for each block, shared out among threads. The results, if any, are summed in float64, in the
         order of the blocks whatever the number of threads."""
-        shares = in_parallel(lambda share: [step(rows) for rows in share], self.blocks(), self.rows)
-        results = [result for share in shares for result in share]
+        results = for_each(step, self.blocks(), self.rows)
         return None if results[0] is None else xp(self.rows).stack(results).sum(axis=0, dtype="float64")
 
     def tile(self, vector: Array, dtype: Any = None) -> Array:

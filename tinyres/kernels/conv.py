@@ -20,7 +20,7 @@ from tinyres.backend import Array, workspace, xp
 from tinyres.kernels import rowwise, winograd
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
-from tinyres.threads import blocks, in_parallel
+from tinyres.threads import blocks, for_each, for_shares
 
 
 def conv2d(
@@ -142,12 +142,12 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
     matrix = kernels.reshape(-1, o)  # (KH·KW·C, O)
     y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
 
-    def work(share: list[Strip]) -> None:
-        for images, rows in share:
-            xp(x).matmul(columns(x[images], rows, window), matrix, out=y[images, rows].reshape(-1, o))
-            finish(y[images, rows], (images, rows))
+    def multiply(place: Strip) -> None:
+        images, rows = place
+        xp(x).matmul(columns(x[images], rows, window), matrix, out=y[place].reshape(-1, o))
+        finish(y[place], place)
 
-    in_parallel(work, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, budget(x, matrix.size, window)), x)
+    for_each(multiply, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, budget(x, matrix.size, window)), x)
     return y
 
 
@@ -165,7 +165,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
         return functools.reduce(operator.iadd, parts)
 
     row_bytes = ow * math.prod(shape[1:]) * x.itemsize
-    shares = in_parallel(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window)), x)
+    shares = for_shares(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window)), x)
     return functools.reduce(operator.iadd, shares).reshape(shape)
 
 
@@ -182,7 +182,7 @@ def columns(x: Array, rows: slice, window: Window) -> Array:
 def budget(x: Array, weights: int, window: Window) -> int:
     """Bytes that the columns of a block may fill, though they leave the cache: BLAS copies the weights for each
     product, which should be little beside it. A window of one pixel takes no columns, and is cut for threads alone."""
-    return x.nbytes if window.kernel == (1, 1) else 3 * weights * x.itemsize
+    return int(x.nbytes if window.kernel == (1, 1) else 3 * weights * x.itemsize)
 
 
 def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
@@ -199,11 +199,10 @@ def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Wi
     matrix = kernels.reshape(-1, o).T  # (O, KH·KW·C)
     dx = xp(dy).empty(shape, dtype=dy.dtype)
 
-    def work(share: list[slice]) -> None:
-        for images in share:
-            dx[images] = col2im(dy[images].reshape(-1, o) @ matrix, dx[images].shape, window)
+    def add_back(images: slice) -> None:
+        dx[images] = col2im(dy[images].reshape(-1, o) @ matrix, dx[images].shape, window)
 
-    in_parallel(work, blocks(n, dy[0].size // o * matrix.shape[1] * dy.itemsize, dy), dy)
+    for_each(add_back, blocks(n, dy[0].size // o * matrix.shape[1] * dy.itemsize, dy), dy)
     return dx
 
 

@@ -11,7 +11,7 @@ import math
 from tinyres.backend import Array, xp
 from tinyres.kernels.elementwise import Result, check_floating
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last, pair
-from tinyres.threads import blocks, in_parallel
+from tinyres.threads import blocks, for_each
 
 
 def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Result:
@@ -25,31 +25,29 @@ def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padd
     y = xp(x).empty((n, *window.output_size("max_pool2d", h, w), c), dtype=x.dtype)
     taps = list(window.inside(h, w))
 
-    def largest(share: list[slice]) -> None:
-        for images in share:
-            block, pixels = y[images], x[images]
-            block[...] = -math.inf
-            for seen_by, seen in taps:
-                xp(x).maximum(block[seen_by], pixels[seen], out=block[seen_by])  # a NaN wins, and stays
+    def largest(images: slice) -> None:
+        block, pixels = y[images], x[images]
+        block[...] = -math.inf
+        for seen_by, seen in taps:
+            xp(x).maximum(block[seen_by], pixels[seen], out=block[seen_by])  # a NaN wins, and stays
 
-    in_parallel(largest, blocks(n, y[0].nbytes, y), y)
+    for_each(largest, blocks(n, y[0].nbytes, y), y)
 
     def pullback(dy: Array) -> Array:  # dy: (N, C, OH, OW)
         g = channels_last(dy)
         dx = xp(dy).empty(x.shape, dtype=dy.dtype)
 
-        def give_to_winners(share: list[slice]) -> None:
-            for images in share:
-                block, pixels, largest, gradient = dx[images], x[images], y[images], g[images]
-                block[...] = 0
-                waiting = xp(x).ones(largest.shape, dtype=bool)  # outputs whose winner was not met yet
-                for seen_by, seen in taps:
-                    won = (pixels[seen] == largest[seen_by]) | (pixels[seen] != pixels[seen])  # equal, or NaN
-                    won &= waiting[seen_by]
-                    waiting[seen_by] ^= won
-                    block[seen] += gradient[seen_by] * won
+        def give_to_winners(images: slice) -> None:
+            block, pixels, largest, gradient = dx[images], x[images], y[images], g[images]
+            block[...] = 0
+            waiting = xp(x).ones(largest.shape, dtype=bool)  # outputs whose winner was not met yet
+            for seen_by, seen in taps:
+                won = (pixels[seen] == largest[seen_by]) | (pixels[seen] != pixels[seen])  # equal, or NaN
+                won &= waiting[seen_by]
+                waiting[seen_by] ^= won
+                block[seen] += gradient[seen_by] * won
 
-        in_parallel(give_to_winners, blocks(n, y[0].nbytes, y), y)
+        for_each(give_to_winners, blocks(n, y[0].nbytes, y), y)
         return channels_first(dx)
 
     return channels_first(y), pullback

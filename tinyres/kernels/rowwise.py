@@ -16,7 +16,7 @@ import operator
 
 from tinyres.backend import Array, device_of, workspace, xp
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
-from tinyres.threads import in_parallel
+from tinyres.threads import for_each, for_shares
 
 SMALL = 10**6  # multiplications for which OpenBLAS has kernels that read the operands as they lie
 
@@ -33,19 +33,19 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
     matrices = xp(x).ascontiguousarray(kernels).reshape(kh, kw * c, o)
     y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
 
-    def work(share: list[Strip]) -> None:
-        for images, rows in share:
-            out = y[images, rows]  # (N, rows, OW, O)
-            pixels = chunk(out[0].size // o, kw * c * o)
-            out = out.reshape(len(out), -1, pixels, o)
-            product = workspace("product", out.shape, x)
-            for i, shifted in enumerate(kernel_rows(x[images], rows, window)):
-                xp(x).matmul(shifted.reshape(len(out), -1, pixels, kw * c), matrices[i], out=product if i else out)
-                if i:
-                    out += product
-            finish(y[images, rows], (images, rows))
+    def multiply(place: Strip) -> None:
+        out = y[place]  # (N, rows, OW, O)
+        pixels = chunk(out[0].size // o, kw * c * o)
+        out = out.reshape(len(out), -1, pixels, o)
+        product = workspace("product", out.shape, x)
+        images, rows = place
+        for i, shifted in enumerate(kernel_rows(x[images], rows, window)):
+            xp(x).matmul(shifted.reshape(len(out), -1, pixels, kw * c), matrices[i], out=product if i else out)
+            if i:
+                out += product
+        finish(y[place], place)
 
-    in_parallel(work, strips(len(x), oh, ow * kw * c * x.itemsize, x), x)
+    for_each(multiply, strips(len(x), oh, ow * kw * c * x.itemsize, x), x)
     return y
 
 
@@ -63,7 +63,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
                 dw[i] += xp(x).matmul(g, shifted.reshape(len(g), -1, kw * c), out=products).sum(axis=0)
         return dw
 
-    shares = in_parallel(work, strips(n, oh, ow * kw * c * x.itemsize, x), x)
+    shares = for_shares(work, strips(n, oh, ow * kw * c * x.itemsize, x), x)
     return functools.reduce(operator.iadd, shares).reshape(kh, o, kw, c).swapaxes(0, 1)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from tinyres.backend import Array, device_of, workspace
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
-from tinyres.threads import blocks, in_parallel
+from tinyres.threads import blocks, for_each, for_shares
 
 BLOCK = 4 << 20  # bytes of mixed pixels and products in a block
 
@@ -47,21 +47,20 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
     mixed = mix_kernels(kernels)  # (16, C, O)
     y = np.empty((len(x), oh, ow, o), dtype=x.dtype)
 
-    def work(share: list[Strip]) -> None:
-        for images, rows in share:
-            pixels = mix_pixels(x[images], rows, ow, window)  # (4, 4, N, T, U, C)
-            products = workspace("products", (*pixels.shape[:-1], o), x)
-            np.matmul(as_matrices(pixels), mixed, out=as_matrices(products))
-            half = workspace("half", (2, *products.shape[1:]), x)  # (2, 4, N, T, U, O)
-            gather(products.swapaxes(0, 1), half)
-            out = y[images, rows]
-            whole = even(out)
-            gather(half.swapaxes(0, 1), as_tiles(whole))
-            if whole is not out:
-                out[...] = whole[:, : out.shape[1], : out.shape[2]]
-            finish(out, (images, rows))
+    def multiply(place: Strip) -> None:
+        images, rows = place
+        pixels = mix_pixels(x[images], rows, ow, window)  # (4, 4, N, T, U, C)
+        products = workspace("products", (*pixels.shape[:-1], o), x)
+        np.matmul(as_matrices(pixels), mixed, out=as_matrices(products))
+        half = workspace("half", (2, *products.shape[1:]), x)  # (2, 4, N, T, U, O)
+        gather(products.swapaxes(0, 1), half)
+        whole = even(y[place])
+        gather(half.swapaxes(0, 1), as_tiles(whole))
+        if whole.shape != y[place].shape:
+            y[place] = whole[:, : y[place].shape[1], : y.shape[2]]
+        finish(y[place], place)
 
-    in_parallel(work, strips_of_tiles(y, x.shape[-1]), x)
+    for_each(multiply, strips_of_tiles(y, x.shape[-1]), x)
     return y
 
 
@@ -82,7 +81,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
             sums += as_matrices(products).swapaxes(1, 2) @ as_matrices(pixels)
         return sums
 
-    sums = functools.reduce(operator.iadd, in_parallel(work, strips_of_tiles(dy, c), x))
+    sums = functools.reduce(operator.iadd, for_shares(work, strips_of_tiles(dy, c), x))
     return (MIX.T.astype(x.dtype) @ sums.swapaxes(0, 1)).reshape(o, 3, 3, c)
 
 
@@ -93,11 +92,10 @@ def mix_kernels(kernels: Array) -> Array:
     mixed = np.empty((len(flat), 16, flat.shape[2]), dtype=kernels.dtype)
     mix = MIX.astype(kernels.dtype)
 
-    def work(share: list[slice]) -> None:
-        for block in share:
-            np.matmul(mix, flat[block], out=mixed[block])
+    def multiply(block: slice) -> None:
+        np.matmul(mix, flat[block], out=mixed[block])
 
-    in_parallel(work, blocks(len(flat), mixed[0].nbytes, mixed), mixed)
+    for_each(multiply, blocks(len(flat), mixed[0].nbytes, mixed), mixed)
     return mixed.transpose(1, 0, 2) if first == 2 else mixed.transpose(1, 2, 0)
 
 

@@ -35,7 +35,7 @@ class Conv2d(Module):
             )
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         kh, kw = pair("Conv2d", "kernel_size", kernel_size, 1)
-        # (O, KH, KW, C) in memory, as the kernel multiplies it; (O, C, KH, KW) to read.
+        # (O, KH, KW, C) in memory, as its gradient comes; (O, C, KH, KW) to read.
         weight = np.empty((out_channels, kh, kw, in_channels // groups), np.float32).transpose(0, 3, 1, 2)
         self.weight = init.kaiming_normal_(Parameter(weight))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
