@@ -82,10 +82,10 @@ def keep_freed_memory() -> None:
 
 def block_size(count: int, bytes_each: int, array: Array, budget: int = 0) -> int:
     """How many of `count` items make a block: as many as `BLOCK_BYTES`, or `budget` if that is more, can hold, and on
-    the CPU few enough for each thread to get some."""
+    the CPU few enough for each thread to get two."""
     device = device_of(array)
     fitting = max(BLOCK_BYTES[device], budget) // max(1, bytes_each)
-    return max(1, min(fitting, -(-count // get_num_threads())) if device == "cpu" else fitting)
+    return max(1, min(fitting, -(-count // (2 * get_num_threads()))) if device == "cpu" else fitting)
 
 
 def blocks(count: int, bytes_each: int, array: Array) -> Iterator[slice]:
