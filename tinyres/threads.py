@@ -44,8 +44,8 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> int:
     """Share the blocks of CPU kernels among so many threads; 0 for as many as BLAS has. Returns the number.
 
-    Limits BLAS to one thread, except for 1 thread decided by BLAS's own setting. Results are the same to the bit for
-    the same number of threads; between different numbers, sums may differ by rounding.
+    Limits BLAS to one thread. Results are the same to the bit for the same number of threads; between different numbers,
+    sums may differ by rounding.
     """
     from concurrent.futures import ThreadPoolExecutor  # here, since importing tinyres should take no time
 
@@ -59,8 +59,7 @@ def set_num_threads(threads: int) -> int:
     else:
         blas = ThreadpoolController().select(user_api="blas")
         threads = threads or max((library.num_threads for library in blas.lib_controllers), default=1)
-        if threads > 1:
-            blas.limit(limits=1)
+        blas.limit(limits=1)
     keep_freed_memory()
     if _pool is not None:
         _pool.shutdown()

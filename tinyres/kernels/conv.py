@@ -84,7 +84,7 @@ def convolve(
     padding: Pair,
     dilation: Pair,
     groups: int,
-    finish: Finish | None = None,
+    finish: Finish = as_it_is,
 ) -> Result:
     """The one convolution behind both kernels. finish: changes each block of the output, (N, rows, OW, O), in place."""
     check(input, weight, bias, groups)
@@ -97,8 +97,7 @@ def convolve(
     def add_bias_and_finish(block: Array, place: Strip) -> None:
         if bias is not None:
             block += bias
-        if finish is not None:
-            finish(block, place)
+        finish(block, place)
 
     y = correlate(x, kernels, window, add_bias_and_finish)  # (N, OH, OW, O)
 
@@ -214,7 +213,7 @@ def grouped(
     padding: Pair,
     dilation: Pair,
     groups: int,
-    finish: Finish | None,
+    finish: Finish,
 ) -> Result:
     """Groups are convolutions side by side: each sees its share of the channels and makes its share of the output."""
     module, (c, o) = xp(input), (weight.shape[1], len(weight) // groups)
@@ -242,8 +241,7 @@ def grouped(
         return channels_first(module.concatenate([channels_last(x) for x in images], axis=-1))
 
     y = join([y for y, _ in results])
-    if finish is not None:
-        finish(channels_last(y), (slice(None), slice(None)))
+    finish(channels_last(y), (slice(None), slice(None)))
     return y, pullback
 
 
