@@ -44,8 +44,8 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> int:
     """Share the blocks of CPU kernels among so many threads; 0 for as many as BLAS has. Returns the number.
 
-    Limits BLAS to one thread. Results are the same to the bit for the same number of threads; between different numbers,
-    sums may differ by rounding.
+    Limits BLAS to one thread. Results are the same to the bit for the same number of threads; between different
+    numbers, sums may differ by rounding.
     """
     from concurrent.futures import ThreadPoolExecutor  # here, since importing tinyres should take no time
 
