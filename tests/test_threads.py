@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -45,6 +46,19 @@ def test_one_that_is_late_keeps_nobody_waiting(restored):
     held = threading.Event()
     busy = threads._pool.submit(held.wait)
     assert threads.for_each(lambda block: block, range(3), np.zeros(1)) == [0, 1, 2]
+    held.set()
+    busy.result()
+
+
+def test_a_thread_that_is_late_holds_no_memory(restored):
+    threads.set_num_threads(2)
+    held = threading.Event()
+    busy = threads._pool.submit(held.wait)
+    array = np.ones(3)
+    reference = weakref.ref(array)
+    assert len(threads.for_each(lambda block, array=array: array[block], range(3), array)) == 3
+    del array
+    assert reference() is None
     held.set()
     busy.result()
 

@@ -100,9 +100,11 @@ def for_each(step: Callable[[B], T], blocks: Iterable[B], array: Array) -> list[
     blocks = list(blocks)
     results: list[T | None] = [None] * len(blocks)
     rest = iter(range(len(blocks)))  # shared by all threads
+    job = [(step, blocks, results)]
 
     def work() -> None:
         for index in rest:
+            step, blocks, results = job[0]
             results[index] = step(blocks[index])
 
     # Each in a copy of the caller's context: np.errstate holds in all threads.
@@ -112,6 +114,7 @@ def for_each(step: Callable[[B], T], blocks: Iterable[B], array: Array) -> list[
         work()
     finally:
         failed = [future.exception() for future in futures if not future.cancel()]  # those that began are waited for
+        job.clear()  # a thread that wakes up later finds nothing to do, and should hold no memory till then
     for error in filter(None, failed):
         raise error
     return results  # type: ignore[return-value]
