@@ -126,7 +126,7 @@ class SGD(Optimizer):
                 g = g + momentum * v if group["nesterov"] else v
             p -= lr * g
 
-        blockwise(step, p, g, *state.values())
+        blockwise(step, p, g, *(state.values() if momentum else ()))
 
 
 class Adam(Optimizer):
