@@ -37,7 +37,7 @@ class Recipe:
     train_images: int = 0
     image_size: int = 0
     augment: bool = True
-    epochs: int = 8
+    epochs: int = 10
     batch_size: int = 32
     optimizer: str = "sgd"
     lr: float = 0.05
