@@ -168,7 +168,7 @@ def bars(results: Sequence[Result]) -> Figure:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
 
-    from tinyres.flow.plots import COLOURS, faded
+    from tinyres.flow.style import COLOURS, faded
 
     results = [result for result in results if result.ratios("tinyres")]
     names = list(dict.fromkeys(rival for result in results for rival in rivals(result)))
@@ -227,7 +227,7 @@ def lines(results: Sequence[Result]) -> Figure:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
 
-    from tinyres.flow.plots import COLOURS, MARKERS
+    from tinyres.flow.style import COLOURS, MARKERS
 
     figure, axes = plt.subplots(
         2, len(results), figsize=(1 + 4 * len(results), 6.5), layout="constrained", squeeze=False

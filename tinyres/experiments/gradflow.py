@@ -57,7 +57,8 @@ class Gradflow:
         """Gradient size against depth, and the two training curves beside it."""
         import matplotlib.pyplot as plt
 
-        from tinyres.flow.plots import COLOURS, LINE_STYLES, depth_plot
+        from tinyres.flow.plots import depth_plot
+        from tinyres.flow.style import COLOURS, LINE_STYLES
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", width_ratios=(3, 2))
         depth_plot({name: network.record for name, network in self.networks.items()}, steps=self.shown(), ax=left)

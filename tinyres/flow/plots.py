@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyres.flow import style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from tinyres.flow.record import Record
-
-# Colours that colour-blind readers tell apart (Okabe & Ito 2008); line styles and markers tell them apart in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LINE_STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P")
 
 WORDS = {
     "activation": "layer output",
@@ -53,12 +50,10 @@ def depth_plot(
         kind: only modules of this class; None for all. Depth counts the modules drawn, from 1 at the input.
         ax: where to draw; a new figure by default.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     records = records if isinstance(records, Mapping) else {"": records}
-    if ax is None:
-        ax = plt.subplots(figsize=(8, 4.5), layout="constrained")[1]
+    ax = style.axes(ax)
     ax.set_yscale("log" if statistic in LOGARITHMIC else "linear")
     marks: set[str] = set()
     for index, (name, record) in enumerate(records.items()):
@@ -68,15 +63,11 @@ def depth_plot(
             depth = np.arange(1, len(values) + 1)
             zero = (values == 0) & (statistic in LOGARITHMIC)
             missing = ~np.isfinite(values)
-            colour = faded(COLOURS[index % len(COLOURS)], strength)
+            colour = style.faded(style.COLOURS[index % len(style.COLOURS)], strength)
             ax.plot(
                 depth,
                 np.where(zero | missing, np.nan, values),
-                color=colour,
-                linestyle=LINE_STYLES[index % len(LINE_STYLES)],
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=3.5,
-                linewidth=1.4,
+                **{**style.line(index), "color": colour},
                 label=", ".join(filter(None, [name, f"step {step}" if not name or len(chosen) > 1 else ""])),
             )
             for mark, where in (("x", missing), ("o", zero)):
@@ -90,11 +81,7 @@ def depth_plot(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(f"depth ({kind or 'modules'}, counted from the input)")
     ax.set_ylabel(f"{WORDS[role]}\n({WORDS[statistic]})")
-    ax.grid(color="0.9")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    if ax.lines:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    style.legend(ax)
     return ax
 
 
@@ -102,11 +89,3 @@ def spread(steps: list[int], count: int = 4) -> list[int]:
     """At most `count` of the steps, evenly, the first and last among them."""
     picks = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
     return [steps[pick] for pick in picks]
-
-
-def faded(colour: str, strength: float) -> tuple[float, float, float]:
-    """`colour` mixed with white."""
-    from matplotlib.colors import to_rgb
-
-    red, green, blue = (1 - strength * (1 - channel) for channel in to_rgb(colour))
-    return red, green, blue
