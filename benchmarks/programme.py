@@ -15,12 +15,12 @@ Named = Iterator[tuple[str, Sequence[Entry]]]  # a contest's name and entries
 
 
 def contests(groups: Sequence[str], available: Available, threads: Sequence[int], quick: bool) -> list[Contest]:
-    """The groups' contests, each with each number of threads; scaling and start-up with the largest only."""
+    """The groups' contests, each with each number of threads; start-up with the largest only."""
     return [
         Contest(group, name, count, entries)
         for group in groups
         for name, entries in GROUPS[group](available, quick)
-        for count in (threads if group not in ("scaling", "startup") else [max(threads)])
+        for count in (threads if group != "startup" else [max(threads)])
     ]
 
 
@@ -137,15 +137,15 @@ class Law(NamedTuple):
 
 
 def laws(quick: bool) -> list[Law]:
-    batches = (4, 8, 16, 32, 64) if quick else (32, 64, 128, 256, 512)
+    batches = (4, 8, 16, 32, 64) if quick else (64, 128, 256, 512, 1024)
     depths, batch = (20, 32, 44, 56, 110), 4 if quick else 128
     sides, few = ((32, 48, 64, 80, 96), 2) if quick else ((64, 80, 112, 160, 224), 8)
     return [
         Law("images in a batch (ResNet-20)", [(20, count, 32) for count in batches], batches),
         Law(
-            f"residual blocks (ResNet-20 to 110, batch {batch})",
+            f"layers (ResNet-20 to 110, batch {batch})",
             [(depth, batch, 32) for depth in depths],
-            [depth // 2 - 1 for depth in depths],
+            depths,
         ),
         Law(
             f"pixels of an image (ResNet-18, batch {few})",

@@ -96,12 +96,12 @@ class Growth:
 
 def laws(results: Sequence[Result]) -> Table:
     """A row for each law: the sizes, and the fitted exponents."""
-    header = ("cost against", "sizes", "time ∝ size to the", "memory ∝ size to the")
+    header = ("cost against", "threads", "sizes", "time ∝ size to the", "memory ∝ size to the")
     rows: list[Sequence[str]] = []
     for result in results:
         growth = Growth(result)
         sizes = ", ".join(f"{size:g}" for size in growth.sizes)
-        rows.append((result.contest.name, sizes, str(growth.time), f"{growth.memory:.2f}"))
+        rows.append((result.contest.name, str(result.contest.threads), sizes, str(growth.time), f"{growth.memory:.2f}"))
     return header, rows
 
 
@@ -229,11 +229,11 @@ def lines(results: Sequence[Result]) -> Figure:
 
     from tinyres.flow.style import COLOURS, MARKERS
 
-    figure, axes = plt.subplots(
-        2, len(results), figsize=(1 + 4 * len(results), 6.5), layout="constrained", squeeze=False
-    )
-    for column, result in enumerate(results):
-        growth = Growth(result)
+    names = list(dict.fromkeys(result.contest.name for result in results))
+    threads = sorted({result.contest.threads for result in results})
+    figure, axes = plt.subplots(2, len(names), figsize=(1 + 4 * len(names), 6.5), layout="constrained", squeeze=False)
+    for result in results:
+        growth, column, look = Growth(result), names.index(result.contest.name), threads.index(result.contest.threads)
         rows = (
             ("milliseconds a step", 1e3 * np.array(growth.times), growth.time.median),
             ("MiB beyond the imports", np.array(growth.bytes) / MIB, growth.memory),
@@ -241,10 +241,11 @@ def lines(results: Sequence[Result]) -> Figure:
         for row, (unit, values, power) in enumerate(rows):
             ax, sizes = axes[row, column], np.array(growth.sizes)
             level = np.exp(np.mean(np.log(values) - power * np.log(sizes)))
-            ax.plot(sizes, values, MARKERS[row], color=COLOURS[row], label="measured")
-            ax.plot(sizes, level * sizes**power, color=COLOURS[row], linewidth=1.2, label=f"∝ size^{power:.2f}")
+            count = f"{result.contest.threads} thread{'s' if result.contest.threads > 1 else ''}"
+            ax.plot(sizes, values, MARKERS[look], color=COLOURS[look], label=f"{count}: ∝ size^{power:.2f}")
+            ax.plot(sizes, level * sizes**power, color=COLOURS[look], linewidth=1.2)
             ax.set(xscale="log", yscale="log", xlabel=result.contest.name, ylabel=unit if column == 0 else None)
-            ax.set_ylim(values.min() / 1.5, 2 * values.max())  # room for the legend
+            ax.margins(y=0.25)  # room for the legend
             ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter("{x:g}")

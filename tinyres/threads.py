@@ -124,9 +124,14 @@ def for_shares(work: Callable[[list[B]], T], blocks: Iterable[B], array: Array) 
     """`work(share)` for each thread's share of the blocks, neighbouring ones together; the results in order. For sums,
     which must be taken in the same order each time."""
     blocks = list(blocks)
-    count = threads_for(len(blocks), array)
-    ends = [len(blocks) * thread // count for thread in range(count + 1)]
-    return for_each(work, [blocks[start:end] for start, end in itertools.pairwise(ends)], array)
+    return for_each(work, [blocks[share] for share in shares(len(blocks), array)], array)
+
+
+def shares(count: int, array: Array) -> list[slice]:
+    """Cut ``range(count)`` into one slice for each thread."""
+    threads = threads_for(count, array)
+    ends = [count * thread // threads for thread in range(threads + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def threads_for(blocks: int, array: Array) -> int:

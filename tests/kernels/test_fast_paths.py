@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyres import threads
-from tinyres.kernels import conv, rowwise, winograd
+from tinyres.kernels import conv, fewpixels, rowwise, winograd
 from tinyres.kernels.windows import Window
 from tinyres.testing.strategies import seeds
 
@@ -19,7 +19,7 @@ TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
 def plain(patch):
     """From here on, im2col is the only path."""
-    for path in (rowwise, winograd):
+    for path in (fewpixels, rowwise, winograd):
         patch.setattr(path, "suits", lambda *args, **options: False)
 
 
@@ -90,12 +90,50 @@ def test_winograd(seed, n, h, w, c, o, padding, layout, block_bytes, dtype):
     check(winograd, *operands(seed, n, h, w, c, o, window, dtype), window, block_bytes, layout)
 
 
+@given(
+    seed=seeds(),
+    n=st.integers(1, 3),
+    h=sides,
+    w=sides,
+    c=channels,
+    o=st.integers(1, 40),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    layout=layouts,
+    block_bytes=blocks,
+    dtype=dtypes,
+    workers=st.integers(1, 3),
+)
+def test_fewpixels(seed, n, h, w, c, o, kernel, stride, padding, dilation, layout, block_bytes, dtype, workers):
+    window = Window(kernel, stride, padding, dilation)
+    h, w = max(h, window.extent[0]), max(w, window.extent[1])
+    x, kernels, dy = operands(seed, n, h, w, c, o, window, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "threads_for", lambda blocks, array: min(workers, blocks))
+        check(fewpixels, x, kernels, dy, window, block_bytes, layout)
+        patch.setattr(fewpixels, "suits", lambda *args: True)
+        found = conv.input_gradient(dy, layout(kernels), x.shape, window)
+        plain(patch)
+        expected = conv.input_gradient(dy, kernels, x.shape, window)
+    assert np.abs(found - expected).max() <= TOLERANCE[dtype] * (1 + np.abs(expected).max()) * 10
+
+
 @pytest.mark.parametrize(
-    "c, side, path", [(3, 9, "rowwise"), (64, 9, "rowwise"), (128, 12, "winograd"), (128, 4, None), (600, 7, None)]
+    "c, side, path",
+    [
+        (3, 9, "rowwise"),
+        (64, 9, "rowwise"),
+        (96, 12, None),
+        (128, 12, "winograd"),
+        (128, 4, "fewpixels"),
+        (600, 7, "fewpixels"),
+    ],
 )
 def test_each_size_takes_its_path(monkeypatch, c, side, path):
     taken = []
-    for module in (rowwise, winograd):
+    for module in (fewpixels, rowwise, winograd):
         own = module.correlate
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "correlate", lambda *args, own=own, name=name: taken.append(name) or own(*args))

@@ -205,8 +205,13 @@ class Folder:
 
 def table(measured: Sequence[Any]) -> Rows:
     """NamedTuples as a record array: float64, int64, bool and strings."""
-    columns = map(np.asarray, zip(*measured, strict=True))
-    return np.rec.fromarrays(list(columns), names=list(measured[0]._fields))
+    columns = {
+        name: np.asarray(column) for name, column in zip(measured[0]._fields, zip(*measured, strict=True), strict=True)
+    }
+    rows = np.empty(len(measured), [(name, column.dtype) for name, column in columns.items()])
+    for name, column in columns.items():
+        rows[name] = column
+    return rows.view(np.recarray)
 
 
 def reporter(wanted: bool, done: int, count: int) -> Callable[[Case], None]:

@@ -17,7 +17,7 @@ import operator
 from typing import Any
 
 from tinyres.backend import Array, workspace, xp
-from tinyres.kernels import rowwise, winograd
+from tinyres.kernels import fewpixels, rowwise, winograd
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
 from tinyres.threads import blocks, for_each, for_shares
@@ -137,6 +137,8 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
         return rowwise.correlate(x, kernels, window, finish)
     if winograd.suits(x, kernels.shape[-1], window, least=128):
         return winograd.correlate(x, kernels, window, finish)
+    if fewpixels.suits(x, kernels.shape[-1], window):
+        return fewpixels.correlate(x, kernels, window, finish)
     (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
     matrix = kernels.reshape(-1, o)  # (KH·KW·C, O)
     y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
@@ -156,6 +158,8 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
         return rowwise.weight_gradient(dy, x, window)
     if winograd.suits(x, dy.shape[-1], window, least=64):
         return winograd.weight_gradient(dy, x, window)
+    if fewpixels.suits(x, dy.shape[-1], window):
+        return fewpixels.weight_gradient(dy, x, window)
     n, oh, ow, o = dy.shape
     shape = (o, *window.kernel, x.shape[-1])  # (O, KH, KW, C)
 
@@ -197,9 +201,11 @@ def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Wi
     n, o = shape[0], kernels.shape[-1]
     matrix = kernels.reshape(-1, o).T  # (O, KH·KW·C)
     dx = xp(dy).empty(shape, dtype=dy.dtype)
+    whole = fewpixels.multiply(dy.reshape(-1, o), matrix) if fewpixels.suits(dx, o, window) else None
 
     def add_back(images: slice) -> None:
-        dx[images] = col2im(dy[images].reshape(-1, o) @ matrix, dx[images].shape, window)
+        columns = dy[images].reshape(-1, o) @ matrix if whole is None else whole.reshape(n, -1)[images]
+        dx[images] = col2im(columns, dx[images].shape, window)
 
     for_each(add_back, blocks(n, dy[0].size // o * matrix.shape[1] * dy.itemsize, dy), dy)
     return dx

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tinyres.backend import Array, xp
+from tinyres.backend import Array, device_of, xp
 from tinyres.kernels.elementwise import Result, check_floating
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last, pair
 from tinyres.threads import blocks, for_each
@@ -41,8 +41,11 @@ def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padd
             block, pixels, largest, gradient = dx[images], x[images], y[images], g[images]
             block[...] = 0
             waiting = xp(x).ones(largest.shape, dtype=bool)  # outputs whose winner was not met yet
+            some_nan = device_of(x) == "cuda" or bool(xp(x).isnan(largest).any())  # asking a GPU would be waiting
             for seen_by, seen in taps:
-                won = (pixels[seen] == largest[seen_by]) | (pixels[seen] != pixels[seen])  # equal, or NaN
+                won = pixels[seen] == largest[seen_by]
+                if some_nan:
+                    won |= pixels[seen] != pixels[seen]
                 won &= waiting[seen_by]
                 waiting[seen_by] ^= won
                 block[seen] += gradient[seen_by] * won

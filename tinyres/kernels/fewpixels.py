@@ -1,0 +1,69 @@
+"""Convolution in one product, shared among threads: the same numbers as im2col's, for few pixels with many channels.
+
+The last stage of a ResNet has a pixel or less to each output channel, a single image not many more anywhere. There the
+weights are what is large, and BLAS copies both factors of a product into an order of its own before it multiplies: cut
+into blocks of pixels, as `conv` does it, each block would copy all the weights again. So lay out the windows of all
+pixels at once, which here takes little memory beside the weights, and cut the one product along its longer side, no
+oftener than there are threads. For the weight gradient no sum over threads is left to do.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyres.backend import Array, device_of, workspace, xp
+from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
+from tinyres.threads import for_each, shares
+
+FEW = 3  # pixels to an output channel
+
+
+def suits(x: Array, out_channels: int, window: Window) -> bool:
+    """Whether this is the faster way, on the CPU: at most FEW output pixels to an output channel."""
+    return (
+        device_of(x) == "cpu" and len(x) * math.prod(window.output_size("conv2d", *x.shape[1:3])) <= FEW * out_channels
+    )
+
+
+def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
+    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O), each block of it finished."""
+    (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
+    y = multiply(columns(x, window), kernels.reshape(-1, o)).reshape(len(x), oh, ow, o)
+    for_each(lambda place: finish(y[place], place), strips(len(x), oh, y[0, 0].nbytes, x), x)
+    return y
+
+
+def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
+    """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, KH, KW, C)."""
+    o = dy.shape[3]
+    return multiply(dy.reshape(-1, o).T, columns(x, window)).reshape(o, *window.kernel, x.shape[3])
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """a @ b, (M, K) @ (K, N) → (M, N): each thread makes some of the rows or, of a wide result, columns."""
+    rows, columns = len(a), b.shape[1]
+    out = xp(a).empty((rows, columns), dtype=a.dtype)
+
+    def work(share: slice) -> None:
+        if rows >= columns:
+            xp(out).matmul(a[share], b, out=out[share])
+        else:
+            xp(out).matmul(a, b[:, share], out=out[:, share])
+
+    for_each(work, shares(max(rows, columns), out), out)
+    return out
+
+
+def columns(x: Array, window: Window) -> Array:
+    """im2col, shared among threads, into a workspace: (N, H, W, C) → (N·OH·OW, KH·KW·C)."""
+    n, (oh, ow), c = len(x), window.output_size("conv2d", *x.shape[1:3]), x.shape[3]
+    if window == Window((1, 1), (1, 1), (0, 0)):
+        return x.reshape(-1, c)  # no copy
+    windows = workspace("all columns", (n, oh, ow, *window.kernel, c), x)
+
+    def lay_out(place: Strip) -> None:
+        images, rows = place
+        windows[place] = window.view(window.strip(x[images], rows))
+
+    for_each(lay_out, strips(n, oh, windows[0, 0].nbytes, x), x)
+    return windows.reshape(n * oh * ow, -1)
