@@ -226,7 +226,7 @@ def test_what_is_written(tmp_path):
 
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| net | 2 | tinyres | 4,000 | 2,000 | 2.00 (2.00–3.00) |" in text
-    assert "| images | 1, 2, 4, 8, 16 | 1.00 (1.00–1.00) | 1.00 |" in text
+    assert "| images | 2 | 1, 2, 4, 8, 16 | 1.00 (1.00–1.00) | 1.00 |" in text
     for line in ("the command", "tinyres 1.0", "not in net: no such thing"):
         assert f"- {line}\n" in text
 
