@@ -54,6 +54,7 @@ OPTIONS = {
     "predict": "checkpoint top output seed device",
     "audit": "shape seed",
     "mutants": "output",
+    "experiment": "quick seeds set workers output",
     "summary": "image-size in-channels num-classes stride-in output seed",
 }
 
@@ -452,3 +453,18 @@ def test_errors_are_sentences_in_a_process_of_its_own():
     assert process.returncode == 1
     assert out == ""
     assert re.fullmatch(r"error: model is 'nonet'[^\n]*\n", err)
+
+
+def test_experiments_are_listed():
+    text = succeeds(tinyres("experiment"))
+    assert "initialisation" in text and "before any training" in text
+
+
+def test_an_experiment_writes_its_picture_and_says_what_was_seen(tmp_path):
+    command = ("experiment", "initialisation", "--seeds", "1", "--set", "width=100", "--output", str(tmp_path))
+    text = succeeds(tinyres(*command))
+    assert "claim: gradients grow" in text
+    for ending in ("png", "csv", "npz", "txt"):
+        assert (tmp_path / f"initialisation.{ending}").stat().st_size
+        assert f"initialisation.{ending}" in text
+    assert "7 of 7 cases were measured before" in succeeds(tinyres(*command))

@@ -78,6 +78,38 @@ def gradflow(
 
 
 @app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Which one; without a name, they are listed.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="At a size that takes less than a minute.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How often each case is measured.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Another setting, as NAME=VALUE.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure cases side by side.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, writable=True, help="Folder for what is written. [runs/NAME]")
+    ] = None,
+) -> None:
+    """Repeat a published experiment in miniature: a picture, its numbers, and whether the claim was seen.
+
+    Finished cases are kept in the output folder: after Ctrl-C the same command goes on.
+    """
+    from tinyres import experiments
+
+    if name is None:
+        rows = [(known, experiments.what(known)) for known in experiments.NAMES]
+        out.print(table("", ("experiment", "what it shows"), rows))
+        return
+    chosen = experiments.get(name)
+    settings = {**(chosen.quick if quick else {}), **({} if seeds is None else {"seeds": seeds})}
+    study = chosen(**settings, **experiments.parse(chosen, setting or []))
+    folder = output or Path("runs") / name
+    with experiments.processes(workers) as executor:
+        result = experiments.run(study, folder, executor)
+    for path in result.save(folder):
+        out.print(f"wrote {path}", soft_wrap=True)
+    out.print(str(result.claim()), soft_wrap=True)
+
+
+@app.command()
 def train(
     model: Model = Recipe.model,
     data: Data = Recipe.data,

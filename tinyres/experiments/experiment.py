@@ -7,18 +7,21 @@ processes, and not again after an interruption. `plot` and `claim` look at the r
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tinyres.files import atomic_write, write_csv
+from tinyres.threads import set_num_threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,10 +83,6 @@ class Experiment:
         """The claim, judged by the rows."""
         raise NotImplementedError
 
-    def made_quick(self) -> Experiment:
-        """The same at the size that takes less than a minute."""
-        return replace(self, **self.quick)
-
 
 @dataclass(frozen=True)
 class Result:
@@ -113,7 +112,8 @@ class Result:
         plt.close(figure)
         self.to_csv(paths[1])
         with atomic_write(paths[2], "wb") as file:
-            np.savez_compressed(file, rows=np.asarray(self.rows), settings=json.dumps(asdict(self.experiment)))
+            settings = json.dumps(asdict(self.experiment))
+            np.savez_compressed(file, rows=np.asarray(self.rows), name=self.experiment.name, settings=settings)
         with atomic_write(paths[3]) as file:
             file.write(f"{self.experiment}\n\n{self.claim()}\n")
         return paths
@@ -166,6 +166,39 @@ def run(
                 future.cancel()
             raise
     return Result(experiment, np.concatenate([rows[case] for case in cases]).view(np.recarray))
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Executor | None]:
+    """An executor for `run`: so many processes with one thread each. None for 1, which is the process itself."""
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")  # a fork would have the threads' locks and not the threads
+    with ProcessPoolExecutor(count, context, set_num_threads, (1,)) as executor:
+        yield executor
+
+
+def parse(kind: type[Experiment], texts: Sequence[str]) -> dict[str, Any]:
+    """Settings given as text, "width=200": each of the type that the setting's default has."""
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(kind)}
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in defaults:
+            raise ValueError(f"{kind.name}: {text!r} is no setting, expected NAME=VALUE with {', '.join(defaults)}")
+        wanted = type(defaults[name])
+        try:
+            parsed = value if wanted is str else json.loads(value)
+            settings[name] = wanted(parsed)
+            fits = settings[name] == parsed or wanted is tuple
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"{kind.name}: {name} is {value!r}, expected a {wanted.__name__} such as {defaults[name]}")
+    return settings
 
 
 class Folder:
