@@ -35,11 +35,11 @@ class Net(NamedTuple):
 NETS = {
     "plain, He": Net(Kind(), 1.0, 0.998),
     "plain, Glorot": Net(Kind(gain=1), 1 / math.sqrt(2), 0.705),
-    "plain + BN": Net(Kind(norm=True), math.sqrt(math.pi / (math.pi - 1)), 1.192),
+    "plain + BN": Net(Kind(norm="batch"), math.sqrt(math.pi / (math.pi - 1)), 1.192),
     "residual": Net(Kind(skip=1), math.sqrt(2), 1.414),
-    "residual + BN": Net(Kind(skip=1, norm=True), None, 1.0435),
+    "residual + BN": Net(Kind(skip=1, norm="batch"), None, 1.0435),
     "residual, β = 1/√L": Net(Kind(skip=1, branch=1 / math.sqrt(DEPTH)), math.sqrt(1 + 1 / DEPTH), 1.010),
-    "residual + BN, λ = 0.5": Net(Kind(skip=0.5, norm=True), None, 1.148),
+    "residual + BN, λ = 0.5": Net(Kind(skip=0.5, norm="batch"), None, 1.148),
 }
 
 
