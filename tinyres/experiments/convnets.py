@@ -6,9 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from tinyres import models
+from tinyres.autograd import Tensor
 from tinyres.backend import Array, manual_seed
 from tinyres.data import digits
-from tinyres.nn import BatchNorm2d, Identity, Module
+from tinyres.nn import BasicBlock, BatchNorm2d, Identity, Module, PreActBlock
 
 
 def build(model: str, width: float, seed: int, norm: bool = True) -> Module:
@@ -26,3 +27,18 @@ def images(count: int, rng: np.random.Generator) -> Array:
     """Different training digits, drawn by `rng`, of mean 0 and variance 1 over all of them: (count, 1, 28, 28)."""
     x = digits().images[rng.permutation(4000)[:count]].transpose(0, 3, 1, 2) / 255
     return (x - x.mean()) / x.std()
+
+
+def states(network: Module, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The signal before the first residual block (or plain twin of one) and after each, and the network's output."""
+    seen: list[Tensor] = []
+
+    def look(_module: Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.extend([output] if seen else [*inputs, output])
+
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock | PreActBlock)]
+    handles = [block.register_forward_hook(look) for block in blocks]
+    output = network(x)
+    for handle in handles:
+        handle.remove()
+    return seen, output

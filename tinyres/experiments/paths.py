@@ -102,6 +102,8 @@ class Paths(Experiment):
         for net, kind in NETS.items():
             axes[0].plot(path_shares(kind, count(rows, net)), color="black", linewidth=0.9, linestyle=":", zorder=3)
         axes[0].lines[-1].set_label("theory, infinite width")
+        axes[0].autoscale(axis="y")
+        axes[0].set_ylim(bottom=0)
         style.legend(axes[0])
         return figure
 
