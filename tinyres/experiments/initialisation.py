@@ -100,11 +100,13 @@ class Initialisation(Experiment):
                 axis.set(yscale="log", xlabel="block (0: the first one's input)")
             for index, net in enumerate(nets):
                 draw(axes, rows[rows.net == net], net, {**style.line(index), "marker": ""})
-            axes[0].set(title=f"Signals on their way up: {title}", ylabel="rms, relative to the first block's input")
-            axes[1].set(title=f"Gradients on their way back: {title}", ylabel="rms, relative to the last block's")
+            axes[0].set(title=f"Signals: {title}", ylabel="rms, relative to the first block's input")
+            axes[1].set(title=f"Gradients: {title}", ylabel="rms, relative to the last block's")
         for kind in NETS.values():
             grid[0, 1].plot(gradient_rms(kind, DEPTH), color="black", linewidth=0.9, linestyle=":")
         grid[0, 1].lines[-1].set_label("theory, infinite width")
+        grid[1, 0].set_yticks([1, 2, 5], [1, 2, 5])
+        grid[1, 0].set_yticks([], minor=True)
         for axis in grid[:, 1]:
             style.legend(axis)
         return figure

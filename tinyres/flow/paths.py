@@ -56,9 +56,7 @@ class PathSpectrum:
         return path_plot({"gradient": self.shares}, ax)
 
 
-def path_spectrum(
-    model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tensor] = F.cross_entropy
-) -> PathSpectrum:
+def path_spectrum(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tensor] = F.cross_entropy) -> PathSpectrum:
     """The gradient of `loss(model(x), y)` by x, split by the number of branches it came through.
 
     The branches are those of the model's `nn.Add` modules; norms and dropout work in the mode that the model is in.
