@@ -102,6 +102,29 @@ def test_blocks_that_are_skipped_altogether():
     np.testing.assert_allclose(shares, [0.5, 0.5, 0])
 
 
+def test_a_branch_that_the_input_does_not_reach():
+    class Shift(nn.Module):
+        def __init__(self):
+            self.add, self.bias = nn.Add(), nn.Parameter(np.ones((1, 2)))
+
+        def forward(self, x):
+            return self.add(self.bias * 1, x)
+
+    shares = flow.path_spectrum(nn.Sequential(Shift()), np.ones((1, 2)), np.ones((1, 2)), dot).shares
+    np.testing.assert_array_equal(shares, [1, 0])
+
+
+def test_no_gradient_at_all():
+    class Cut(nn.Module):
+        def forward(self, x):
+            return x.detach()
+
+    model = nn.Sequential(Cut(), nn.Conv2d(3, 3, 1), Scaling(1.0))
+    spectrum = flow.path_spectrum(model, np.ones((1, 3, 2, 2), np.float32), np.ones((1, 3, 2, 2), np.float32), dot)
+    assert not any(gradient.any() for gradient in spectrum.gradients)
+    assert np.isnan(spectrum.shares).all()
+
+
 def test_a_module_that_runs_twice_is_two_blocks():
     block = Scaling(1.0)
     shares = flow.path_spectrum(nn.Sequential(nn.Sequential(block, block)), np.ones(2), np.ones(2), dot).shares

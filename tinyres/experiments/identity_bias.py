@@ -80,10 +80,8 @@ class IdentityBias(Experiment):
         from tinyres.flow import style
 
         figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
-        for axis, nets, title in [
-            (axes[0], NETS, "Residual blocks of one layer, Gaussian inputs"),
-            (axes[1], CONVNETS, "Convolutional networks, digits"),
-        ]:
+        titles = "Residual blocks of one layer, Gaussian inputs", "Convolutional networks, digits"
+        for axis, nets, title in zip(axes, (list(NETS), list(CONVNETS)), titles, strict=True):
             style.axes(axis)
             for index, net in enumerate(nets):
                 values = ratios(rows, net)  # (seeds, blocks)
@@ -93,7 +91,8 @@ class IdentityBias(Experiment):
                 axis.fill_between(block, lower, upper, color=look["color"], alpha=0.2, linewidth=0)
             axis.plot(block, block**-0.5, color="black", linestyle=":", linewidth=1.2, label="1/√block")
             axis.set(title=title, xscale="log", yscale="log", xlabel="block (1: the first)")
-            axis.set_xticks(TICKS, TICKS)
+            ticks = [tick for tick in TICKS if tick <= block[-1]]
+            axis.set_xticks(ticks, ticks)
             axis.set_xticks([], minor=True)
             style.legend(axis)
         axes[0].set_yticks([2, 1, 1 / 2, 1 / 5, 1 / 10], ["2", "1", "1/2", "1/5", "1/10"])

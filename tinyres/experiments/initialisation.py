@@ -91,10 +91,8 @@ class Initialisation(Experiment):
         from tinyres.flow import style
 
         figure, grid = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
-        for axes, nets, title in [
-            (grid[0], NETS, "one layer a block, Gaussian inputs"),
-            (grid[1], CONVNETS, "convolutional, digits"),
-        ]:
+        titles = "one layer a block, Gaussian inputs", "convolutional, digits"
+        for axes, nets, title in zip(grid, (list(NETS), list(CONVNETS)), titles, strict=True):
             for axis in axes:
                 style.axes(axis)
                 axis.set(yscale="log", xlabel="block (0: the first one's input)")

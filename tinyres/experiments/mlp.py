@@ -54,13 +54,13 @@ class MLPBlock(Module):
         if self.kind.norm == "centre":
             return h - (h.detach() if constant else h).mean(0)
         if self.kind.norm == "batch":
-            moments = (h.data.mean(axis=0), h.data.var(axis=0)) if constant else (None, None)  # (width,) each
-            return F.batch_norm(h, *moments, training=not constant)
+            mean, var = (h.data.mean(axis=0), h.data.var(axis=0)) if constant else (None, None)  # (width,) each
+            return F.batch_norm(h, mean, var, training=not constant)
         return h
 
     def forward(self, h: Tensor) -> Tensor:
         branch = self.kind.branch * F.linear(F.relu(self.norm(h)), self.weight)
-        return branch if self.add is None else self.add(branch, self.kind.skip * h)  # type: ignore[no-any-return]
+        return branch if self.add is None else self.add(branch, self.kind.skip * h)
 
 
 class MLP(Module):

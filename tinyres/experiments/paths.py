@@ -1,4 +1,4 @@
-"""Through how many residual branches gradients come before training (Veit et al. 2016, §4.3), counted exactly.
+"""Through how many residual branches gradients come before training (Veit et al. 2016, §5), counted exactly.
 
 Without batch norm a gradient comes through all paths alike, and its spectrum is that of the paths: binomial. With it
 block l's branch passes on a share of about 1/l, since the signal that its norm divides by has grown; short paths carry
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from tinyres import functional as F
 from tinyres.autograd import Tensor
 from tinyres.experiments import convnets
 from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
@@ -93,10 +94,8 @@ class Paths(Experiment):
         from tinyres.flow import style
 
         figure, axes = plt.subplots(2, 1, figsize=(9.5, 8), layout="constrained")
-        for axis, nets, title in [
-            (axes[0], NETS, "Residual blocks of one layer, Gaussian inputs"),
-            (axes[1], CONVNETS, "Convolutional networks, digits"),
-        ]:
+        titles = "Residual blocks of one layer, Gaussian inputs", "Convolutional networks, digits"
+        for axis, nets, title in zip(axes, (list(NETS), list(CONVNETS)), titles, strict=True):
             path_plot({net: shares(rows, net).mean(axis=0) for net in nets}, axis)
             axis.set_title(title)
         for net, kind in NETS.items():
@@ -133,4 +132,4 @@ def count(rows: Rows, net: str) -> int:
 
 def dot(output: Tensor, cotangent: Any) -> Tensor:
     """The number whose gradient by `output` is `cotangent`."""
-    return (output * cotangent).sum()
+    return F.sum(output * cotangent)

@@ -88,7 +88,8 @@ class Shattering(Experiment):
         from tinyres.flow import style
 
         figure = plt.figure(figsize=(13, 6), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
+        halves: Any = figure.subfigures(1, 2, width_ratios=(3, 2))
+        left, right = halves
         nets = [net for net in dict.fromkeys(rows.net) if net not in NOISE]
         axis = autocorrelation_plot({net: table(rows, net, "gradient") for net in nets}, ax=left.subplots())
         axis.set_title(f"Mean over {len(np.unique(rows.seed))} seeds")

@@ -42,9 +42,10 @@ class PathSpectrum:
 
     @property
     def shares(self) -> Shares:
-        """How much of the gradient comes through k branches, ‖G[k]‖² / Σ‖G[k]‖²: float64 (L + 1,)."""
+        """How much of the gradient comes through k branches, ‖G[k]‖² / Σ‖G[k]‖²: float64 (L + 1,), NaN if all are 0."""
         sizes = np.array([float((gradient.astype("float64") ** 2).sum()) for gradient in self.gradients])
-        return sizes / sizes.sum()
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sizes / sizes.sum())
 
     @property
     def mean(self) -> float:
@@ -66,7 +67,7 @@ def path_spectrum(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tens
     x: (N, …), a floating array or Tensor. y: what `loss` takes.
 
     Raises:
-        ValueError: if the model has no additions.
+        ValueError: if the model has no additions, or the loss is not one number with a history.
     """
     additions = [module for module in model.modules() if isinstance(module, Add)]
     if not additions:
@@ -76,8 +77,8 @@ def path_spectrum(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tens
     with model.unchanged(), noting(additions) as nodes:
         result = loss(model(x), y)
     if result._node is None or result.data.size != 1:
-        raise ValueError(f"path_spectrum: the loss has shape {result.shape}, expected one number that was recorded")
-    gradients = walk(result._node, xp(result.data).ones_like(result.data), x._node, nodes)  # type: ignore[arg-type]
+        raise ValueError(f"path_spectrum: the loss has shape {result.shape}, expected one number with a history")
+    gradients = walk(result._node, xp(result.data).ones_like(result.data), x._node, nodes)
     nothing = xp(x.data).zeros_like(x.data)
     return PathSpectrum([gradients.get(k, nothing) for k in range(len(nodes) + 1)])
 
@@ -101,23 +102,24 @@ def walk(root: Node, cotangent: Array, target: Node, additions: set[Node]) -> Po
     """What `backward` does, from `root` to `target`, with a polynomial in the place of each gradient."""
     gradients: dict[Node, Polynomial] = {root: {0: cotangent}}
     queue = [(-root.number, root)]
-    while (node := heapq.heappop(queue)[1]) is not target:
+    while queue and (node := heapq.heappop(queue)[1]) is not target:
         for k, gradient in gradients.pop(node).items():
-            for position, (parent, part) in enumerate(pull(node, gradient, target)):
+            for position, parent, part in pull(node, gradient, target):
                 if parent not in gradients:
                     gradients[parent] = {}
                     heapq.heappush(queue, (-parent.number, parent))
                 polynomial, power = gradients[parent], k + (node in additions and position == 0)
                 polynomial[power] = polynomial[power] + part if power in polynomial else part  # never in place
-    return gradients[target]
+    return gradients.get(target, {})
 
 
-def pull(node: Node, gradient: Array, target: Node) -> Iterator[tuple[Node, Array]]:
-    """The node's inputs on the way to `target` (leaves are not, but itself), each with its part of the gradient."""
+def pull(node: Node, gradient: Array, target: Node) -> Iterator[tuple[int, Node, Array]]:
+    """The node's inputs on the way to `target` (leaves are not, but itself): position, and part of the gradient."""
     parts = node.pullback(gradient)  # type: ignore[misc]
-    for parent, part in zip(node.inputs, parts if isinstance(parts, tuple) else (parts,), strict=False):
+    parts = parts if isinstance(parts, tuple) else (parts,)
+    for position, (parent, part) in enumerate(zip(node.inputs, parts, strict=False)):
         if parent is not None and part is not None and (parent is target or not parent.is_leaf):
-            yield parent, part() if callable(part) else part
+            yield position, parent, part() if callable(part) else part
 
 
 def path_plot(spectra: Mapping[str, Shares], ax: Axes | None = None) -> Axes:
