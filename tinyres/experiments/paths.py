@@ -1,8 +1,8 @@
 """Through how many residual branches gradients come before training (Veit et al. 2016, §5), counted exactly.
 
 Without batch norm a gradient comes through all paths alike, and its spectrum is that of the paths: binomial. With it
-block l's branch passes on a share of about 1/l, since the signal that its norm divides by has grown; short paths carry
-the gradient, and their mean length grows with the logarithm of the depth only, whatever the weights' scale.
+block l's branch passes on a share that falls as 1/l, since the signal that its norm divides by has grown; short paths
+carry the gradient, and their mean length grows with the logarithm of the depth only, whatever the weights' scale.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def path_spectrum(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tens
     """The gradient of `loss(model(x), y)` by x, split by the number of branches it came through.
 
     The branches are those of the model's `nn.Add` modules; norms and dropout work in the mode that the model is in.
-    With L additions it costs about as much as L/2 backward passes, and the memory of L gradients. Modes, buffers and
+    With L additions it costs about L/2 backward passes at most, and the memory of L gradients. Modes, buffers and
     the random generator are afterwards as they were, and no `.grad` is touched.
 
     x: (N, …), a floating array or Tensor. y: what `loss` takes.
