@@ -2,6 +2,7 @@
 
 Plain nets keep both with He's variance (He et al. 2015b, eq. 10 and 14) and lose them with Glorot's; batch norm makes
 gradients grow (Yang et al. 2019); additions without it double the variance in each block, and with it tame the growth.
+What convolutional networks do on digits is shown beside it, without a theory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyres.autograd import Tensor
+from tinyres.experiments import convnets
 from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
 from tinyres.experiments.mlp import MLP, Kind
+from tinyres.experiments.theory import gradient_rms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,61 +26,60 @@ if TYPE_CHECKING:
 DEPTH = 50
 
 
-class Net(NamedTuple):
-    """A kind of network; by what its gradients grow from block to block: theory's word and what was measured before
-    (this experiment's own settings, 8 seeds)."""
-
-    kind: Kind
-    theory: float | None
-    measured: float
-
-
 NETS = {
-    "plain, He": Net(Kind(), 1.0, 0.998),
-    "plain, Glorot": Net(Kind(gain=1), 1 / math.sqrt(2), 0.705),
-    "plain + BN": Net(Kind(norm=True), math.sqrt(math.pi / (math.pi - 1)), 1.192),
-    "residual": Net(Kind(skip=1), math.sqrt(2), 1.414),
-    "residual + BN": Net(Kind(skip=1, norm=True), None, 1.0435),
-    "residual, β = 1/√L": Net(Kind(skip=1, branch=1 / math.sqrt(DEPTH)), math.sqrt(1 + 1 / DEPTH), 1.010),
-    "residual + BN, λ = 0.5": Net(Kind(skip=0.5, norm=True), None, 1.148),
+    "plain, He": Kind(),
+    "plain, Glorot": Kind(gain=1),
+    "plain + BN": Kind(norm="batch"),
+    "residual": Kind(skip=1),
+    "residual + BN": Kind(skip=1, norm="batch"),
+    "residual, β = 1/√L": Kind(skip=1, branch=1 / math.sqrt(DEPTH)),
+    "residual + BN, λ = 0.5": Kind(skip=0.5, norm="batch"),
 }
+CONVNETS = {"plain-20": "plain20", "plain-56": "plain56", "ResNet-20": "resnet20", "ResNet-56": "resnet56"}
 
 
 class Row(NamedTuple):
     net: str
     seed: int
-    depth: int  # how many blocks came before: 0 is the input
+    depth: int  # how many blocks came before: 0 is the first one's input
     signal_rms: float
-    gradient_rms: float  # of a random cotangent at the last block's output, carried back to here
+    gradient_rms: float  # of a random cotangent at the top, carried back to here
 
 
 @dataclass(frozen=True)
 class Initialisation(Experiment):
-    """50 blocks of width 200, a batch of 256 Gaussian inputs, a Gaussian cotangent at the top.
+    """50 blocks of width 200, a batch of 256 Gaussian inputs; networks `factor` times as wide as the paper's, a batch
+    of `images` digits. Gaussian cotangents at the top.
 
-    tolerance: how far a factor may be from the one expected, in each seed.
+    tolerance: how far a factor may be from theory's, in each seed.
     """
 
     seeds: int = 8
     width: int = 200
     batch: int = 256
-    tolerance: float = 0.04
+    factor: float = 0.5
+    images: int = 32
+    tolerance: float = 0.03
 
     name: ClassVar[str] = "initialisation"
     quick: ClassVar[dict[str, Any]] = {"seeds": 2}
 
     def cases(self) -> list[Case]:
-        return [(net, seed) for net in NETS for seed in range(self.seeds)]
+        return [(net, seed) for net in (*NETS, *CONVNETS) for seed in range(self.seeds)]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         net, seed = case
         rng = np.random.default_rng(seed)
-        model = MLP(NETS[net].kind, DEPTH, self.width, rng)
-        x = Tensor(rng.normal(size=(self.batch, self.width)), requires_grad=True)
-        states = list(model.states(x))
+        if net in NETS:
+            model = MLP(NETS[net], DEPTH, self.width, rng)
+            states = list(model.states(Tensor(rng.normal(size=(self.batch, self.width)), requires_grad=True)))
+            top = states[-1]
+        else:
+            network = convnets.build(CONVNETS[net], self.factor, seed)
+            states, top = convnets.states(network, Tensor(convnets.images(self.images, rng)))
         for state in states:
             state.retain_grad()
-        states[-1].backward(rng.normal(size=states[-1].shape))
+        top.backward(rng.normal(size=top.shape))
         return [
             Row(net, seed, depth, rms(state.data), rms(state.grad.data))  # type: ignore[union-attr]
             for depth, state in enumerate(states)
@@ -88,37 +90,42 @@ class Initialisation(Experiment):
 
         from tinyres.flow import style
 
-        figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharex=True)
-        for axis in axes:
-            style.axes(axis)
-        for index, net in enumerate(dict.fromkeys(rows.net)):
-            mine = rows[rows.net == net]
-            depth = np.unique(mine.depth)
-            for axis, name in zip(axes, ("signal_rms", "gradient_rms"), strict=True):
-                values = mine[name].reshape(-1, len(depth))  # (seeds, depth + 1)
-                values = values / values[:, [0 if name == "signal_rms" else -1]]
-                middle = np.exp(np.log(values).mean(axis=0))
-                look = {**style.line(index), "marker": ""}
-                axis.plot(depth, middle, **look, label=net)
-                lower, upper = values.min(axis=0), values.max(axis=0)
-                axis.fill_between(depth, lower, upper, color=look["color"], alpha=0.2, linewidth=0)
-            if (theory := NETS[net].theory) is not None:
-                axes[1].plot(depth, theory ** (depth[-1] - depth), color="black", linewidth=0.8, linestyle=":")
-        axes[1].plot([], [], color="black", linewidth=0.8, linestyle=":", label="theory")
-        axes[0].set(title="Signals on their way up", ylabel="rms, relative to the input's")
-        axes[1].set(title="Gradients on their way back", ylabel="rms, relative to the last block's")
-        for axis in axes:
-            axis.set(yscale="log", xlabel="block (0: the input)")
-        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        figure, grid = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
+        titles = "one layer a block, Gaussian inputs", "convolutional, digits"
+        for axes, nets, title in zip(grid, (list(NETS), list(CONVNETS)), titles, strict=True):
+            for axis in axes:
+                style.axes(axis)
+                axis.set(yscale="log", xlabel="block (0: the first one's input)")
+            for index, net in enumerate(nets):
+                draw(axes, rows[rows.net == net], net, {**style.line(index), "marker": ""})
+            axes[0].set(title=f"Signals: {title}", ylabel="rms, relative to the first block's input")
+            axes[1].set(title=f"Gradients: {title}", ylabel="rms, relative to the last block's")
+        for kind in NETS.values():
+            grid[0, 1].plot(gradient_rms(kind, DEPTH), color="black", linewidth=0.9, linestyle=":")
+        grid[0, 1].lines[-1].set_label("theory, infinite width")
+        grid[1, 0].set_yticks([1, 2, 5], [1, 2, 5])
+        grid[1, 0].set_yticks([], minor=True)
+        for axis in grid[:, 1]:
+            style.legend(axis)
         return figure
 
     def claim(self, rows: Rows) -> Claim:
-        nets = list(dict.fromkeys(rows.net))
-        factors = {net: growth(rows[rows.net == net]) for net in nets}  # (seeds,) each
-        close = [np.abs(factors[net] - NETS[net].measured) <= self.tolerance for net in nets]
+        theory = {net: gradient_rms(kind, DEPTH)[0] ** (1 / DEPTH) for net, kind in NETS.items()}
+        factors = {net: growth(rows[rows.net == net]) for net in dict.fromkeys(rows.net)}  # (seeds,) each
+        close = [np.abs(factors[net] - theory[net]) <= self.tolerance for net in NETS]
         seen = "; ".join(f"{net} {factor.mean():.3f} ± {factor.std():.3f}" for net, factor in factors.items())
-        expected = ", ".join(f"{net} {NETS[net].measured:.3f}" for net in nets)
+        expected = ", ".join(f"{net} {factor:.3f}" for net, factor in theory.items())
         return Claim(f"gradients grow from block to block by {expected}", seen, tuple(map(bool, np.all(close, axis=0))))
+
+
+def draw(axes: np.ndarray[Any, Any], rows: Rows, net: str, look: dict[str, Any]) -> None:
+    """One net's signals and gradients: the geometric mean over seeds, and from the least to the largest."""
+    depth = np.unique(rows.depth)
+    for axis, name, reference in zip(axes, ("signal_rms", "gradient_rms"), (0, -1), strict=True):
+        values = rows[name].reshape(-1, len(depth))  # (seeds, depth + 1)
+        values = values / values[:, [reference]]
+        axis.plot(depth, np.exp(np.log(values).mean(axis=0)), **look, label=net)
+        axis.fill_between(depth, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
 
 
 def growth(rows: Rows) -> np.ndarray:

@@ -1,5 +1,5 @@
 """The smallest deep network in which everything that happens to gradients in a ResNet can be seen and worked out:
-one linear layer a block, h ← λ·h + β·W·relu(norm(h)), in float64.
+one linear layer a block, h ← β·W·relu(norm(h)) + λ·h, in float64.
 
 λ = 0 is a plain net, λ = β = 1 a residual one.
 """
@@ -13,34 +13,54 @@ import numpy as np
 
 from tinyres import functional as F
 from tinyres.autograd import Tensor
-from tinyres.nn import Module, Parameter, Sequential
+from tinyres.nn import Add, Module, Parameter, Sequential
+
+NORMS = ("none", "centre", "batch")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of network. skip: λ. branch: β. gain: the weights' variance times the width; 2 is He's (2015b).
-    norm: whether each block begins by normalising its input over the batch."""
+    """One kind of network.
+
+    skip: λ. branch: β. gain: the weights' variance times the width; 2 is He's (2015b).
+    norm: what each block does to its input first: "none", "centre" (subtract each unit's mean over the batch) or
+    "batch" (and divide by its standard deviation).
+    constant_statistics: whether mean and deviation are constants to the gradient. Then each input's gradient is its
+    own, whatever else is in the batch.
+    """
 
     skip: float = 0.0
     branch: float = 1.0
     gain: float = 2.0
-    norm: bool = False
+    norm: str = "none"
+    constant_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ValueError(f"Kind: norm is {self.norm!r}, expected one of {', '.join(map(repr, NORMS))}")
 
 
 class MLPBlock(Module):
-    """h ← λ·h + β·W·relu(norm(h)): (N, width) → (N, width)."""
+    """h ← β·W·relu(norm(h)) + λ·h: (N, width) → (N, width)."""
 
     def __init__(self, kind: Kind, width: int, rng: np.random.Generator) -> None:
         self.kind = kind
-        self.weight = Parameter(rng.normal(0, np.sqrt(kind.gain / width), (width, width)))  # (width, width)
+        self.weight = Parameter(rng.normal(0, np.sqrt(kind.gain / width), (width, width)))
+        self.add = Add() if kind.skip else None
 
-    def branch(self, h: Tensor) -> Tensor:
-        """β·W·relu(norm(h))."""
-        z = F.batch_norm(h, None, None, training=True) if self.kind.norm else h
-        return self.kind.branch * F.linear(F.relu(z), self.weight)
+    def norm(self, h: Tensor) -> Tensor:
+        """What comes before the rectifier."""
+        constant = self.kind.constant_statistics
+        if self.kind.norm == "centre":
+            return h - (h.detach() if constant else h).mean(0)
+        if self.kind.norm == "batch":
+            mean, var = (h.data.mean(axis=0), h.data.var(axis=0)) if constant else (None, None)  # (width,) each
+            return F.batch_norm(h, mean, var, training=not constant)
+        return h
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.branch(h) + self.kind.skip * h if self.kind.skip else self.branch(h)
+        branch = self.kind.branch * F.linear(F.relu(self.norm(h)), self.weight)
+        return branch if self.add is None else self.add(branch, self.kind.skip * h)
 
 
 class MLP(Module):

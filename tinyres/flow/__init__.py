@@ -1,8 +1,23 @@
 """Watching signals and gradients flow through a network, without a change to it or to the training loop."""
 
+from tinyres.flow.autocorrelation import autocorrelation, autocorrelation_plot
+from tinyres.flow.paths import PathSpectrum, path_plot, path_spectrum
 from tinyres.flow.plots import depth_plot
 from tinyres.flow.record import ROLES, Record
 from tinyres.flow.recorder import snapshot, watch
 from tinyres.flow.statistics import STATISTICS, statistics
 
-__all__ = ["ROLES", "STATISTICS", "Record", "depth_plot", "snapshot", "statistics", "watch"]
+__all__ = [
+    "ROLES",
+    "STATISTICS",
+    "PathSpectrum",
+    "Record",
+    "autocorrelation",
+    "autocorrelation_plot",
+    "depth_plot",
+    "path_plot",
+    "path_spectrum",
+    "snapshot",
+    "statistics",
+    "watch",
+]
