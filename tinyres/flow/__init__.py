@@ -3,6 +3,7 @@
 from tinyres.flow.plots import depth_plot
 from tinyres.flow.record import ROLES, Record
 from tinyres.flow.recorder import snapshot, watch
+from tinyres.flow.report import report
 from tinyres.flow.statistics import STATISTICS, statistics
 
-__all__ = ["ROLES", "STATISTICS", "Record", "depth_plot", "snapshot", "statistics", "watch"]
+__all__ = ["ROLES", "STATISTICS", "Record", "depth_plot", "report", "snapshot", "statistics", "watch"]

@@ -1,0 +1,174 @@
+// The page: its table, what happens when one points at a figure, and the controls.
+
+const drawn = {}; // by figure: its plot, its drawing, and what the figure returned
+const TOPS = { depth: 52, heat: 48, ridge: 24, highway: 44, ratio: 52, loss: 24 };
+const HEIGHTS = { depth: 400, heat: 440, ridge: 440, highway: 360, ratio: 360, loss: 320 };
+const tip = document.getElementById("tip");
+let pointed = null; // [figure, index of a target]
+
+function draw() {
+  for (const [name, figure] of Object.entries(figures)) {
+    const { plot } = drawn[name], height = HEIGHTS[name], card = plot.parentNode;
+    card.hidden = false; // a hidden one has no width
+    const width = plot.clientWidth;
+    const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, height, "aria-hidden": true });
+    const result = figure(svg, { left: 54, right: width - 10, top: TOPS[name], bottom: height - 42 });
+    card.hidden = !result;
+    plot.replaceChildren(svg);
+    drawn[name] = { plot, svg, targets: [], ...result };
+    card.querySelector("p").textContent = result?.caption ?? "";
+    plot.setAttribute("aria-label", `${card.querySelector("h2").textContent}, step ${steps[state.now]}: use the arrow keys`);
+  }
+  table();
+  slider.value = state.now;
+  document.getElementById("now").textContent = `${steps[state.now]} of ${steps.at(-1)}`;
+  if (pointed) point(...pointed);
+}
+
+function table() {
+  const run = runs[state.run], now = at(run), list = layersOf(run, "activation");
+  const titles = ["layer", "kind", "output rms", "gradient rms", "× next", "weight rms", "weight gradient rms"];
+  titles.push("update / weight", "zeros in output", "NaN or Inf");
+  const rows = list.map((layer, i) => {
+    const read = (role, statistic = "rms", where = layer) => value(run, role, statistic, now, where);
+    const show = (number) => (number === undefined ? "" : format(number));
+    const gradient = read("activation_grad"), next = i + 1 < list.length ? read("activation_grad", "rms", list[i + 1]) : null;
+    const zeros = read("activation", "zero_fraction"), cells = [run.layers[layer][1], show(read("activation")), show(gradient)];
+    cells.push(gradient && next ? format(gradient / next) : "", show(read("weight")), show(read("weight_grad")));
+    cells.push(show(ratio(run, now, layer)), zeros == null ? "" : `${format(100 * zeros)} %`);
+    cells.push(Object.keys(run.roles).filter((role) => read(role, "nonfinite_fraction") > 0).join(", "));
+    const head = make("th", { scope: "row" }, run.layers[layer][0]);
+    return make("tr", { class: layer === state.layer ? "chosen" : "" }, head, ...cells.map((cell) => make("td", {}, cell)));
+  });
+  const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
+  document.querySelector("#numbers table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+  const which = `${run.name} step ${run.steps[now]}`.trim();
+  document.querySelector("#numbers p").textContent = `${which}. × next: the gradient here over that at the next row's layer.`;
+}
+
+// Pointing
+
+/** A title, where it is, and [label, number] pairs. */
+function describe({ run, layer, step, pair, loss }) {
+  if (loss !== undefined) return [run.name, `step ${format(run.loss[0][loss])}`, [["loss", run.loss[1][loss]]]];
+  const [name, kind, block] = run.layers[layer], read = (role, statistic) => value(run, role, statistic, step, layer);
+  const where = [kind, block && `in ${block}`, run.name, `step ${run.steps[step]}`].filter(Boolean).join(" · ");
+  if (pair !== undefined) {
+    const [skip, branch] = [read("skip" + pair, "rms"), read("branch" + pair, "rms")];
+    const numbers = [["skip rms", skip], ["branch rms", branch], ["branch over skip", skip && branch != null ? branch / skip : null]];
+    return [`${name}, ${pair ? "backward" : "forward"}`, where, [...numbers, ["cosine between them", read("skip" + pair, "cosine")]]];
+  }
+  const numbers = Object.entries(STATISTICS).map(([statistic, words]) => [words, read(state.role, statistic)]);
+  const known = [...numbers, ["update over weight", ratio(run, step, layer)]].filter(([, number]) => number !== undefined);
+  return [`${name}: ${ROLES[state.role]}`, where, known];
+}
+
+/** Mark a target and show its numbers; without one, nothing. */
+function point(name, index) {
+  if (pointed) drawn[pointed[0]].svg.querySelector(".ring")?.remove();
+  const { svg, plot, targets } = drawn[name] ?? {}, target = targets?.[index];
+  pointed = target ? [name, index] : null;
+  tip.hidden = !target;
+  if (!target) return;
+  svg.append(path(MARKS[0](target.x, target.y, 6), { class: "ring" }));
+  const [title, where, numbers] = describe(target);
+  const pairs = numbers.flatMap(([words, number]) => [make("dt", {}, words), make("dd", {}, format(number))]);
+  tip.replaceChildren(make("b", {}, title), make("span", {}, where), make("dl", {}, ...pairs));
+  const place = plot.getBoundingClientRect(), x = place.left + target.x, width = tip.offsetWidth;
+  const left = x + 16 + width < document.documentElement.clientWidth ? x + 16 : Math.max(4, x - 16 - width);
+  tip.style.left = `${left + scrollX}px`;
+  tip.style.top = `${place.top + target.y + 14 + scrollY}px`;
+}
+
+function nearest(name, event) {
+  const { plot, targets, weights } = drawn[name], place = plot.getBoundingClientRect();
+  const [x, y] = [event.clientX - place.left, event.clientY - place.top];
+  const distance = (target) => Math.hypot(weights[0] * (target.x - x), weights[1] * (target.y - y));
+  return targets.reduce((best, target, i) => (distance(target) < distance(targets[best]) ? i : best), 0);
+}
+
+/** Look at this target's layer in all figures, or again at all layers. */
+function choose({ run, layer }) {
+  if (layer === undefined) return;
+  const again = state.run === runs.indexOf(run) && state.layer === layer;
+  Object.assign(state, { run: runs.indexOf(run), layer: again ? null : layer });
+  offer();
+  draw();
+}
+
+for (const name of Object.keys(figures)) {
+  const plot = make("div", { class: "plot", tabindex: 0, role: "img" });
+  document.getElementById(name).append(plot);
+  drawn[name] = { plot };
+  for (const kind of ["pointermove", "pointerdown"]) plot.addEventListener(kind, (event) => point(name, nearest(name, event)));
+  plot.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && point());
+  plot.addEventListener("focus", () => plot.matches(":focus-visible") && point(name, 0));
+  plot.addEventListener("blur", () => point());
+  plot.addEventListener("click", (event) => choose(drawn[name].targets[nearest(name, event)]));
+  plot.addEventListener("keydown", (event) => {
+    const { targets, across } = drawn[name], index = pointed?.[0] === name ? pointed[1] : 0;
+    const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across };
+    if (event.key === "Enter") choose(targets[index]);
+    else if (event.key === "Escape") point();
+    else if (event.key in moves) point(name, Math.min(Math.max(index + moves[event.key], 0), targets.length - 1));
+    else return;
+    event.preventDefault();
+  });
+}
+
+// The controls
+
+const slider = document.getElementById("step"), play = document.getElementById("play");
+let timer = null;
+
+/** Fill the lists of choices: each depends on those before it. A list of one is no choice. */
+function offer() {
+  const run = runs[state.run], roles = Object.keys(ROLES).filter((role) => run.roles[role]);
+  if (!roles.includes(state.role)) state.role = roles[0];
+  const layers = layersOf(run), kinds = [...new Set(run.roles[state.role].layers.map((layer) => run.layers[layer][1]))];
+  if (!layers.includes(state.layer)) state.layer = null;
+  const choices = {
+    run: runs.map((each, i) => [i, each.name]),
+    role: roles.map((role) => [role, ROLES[role]]),
+    statistic: Object.entries(STATISTICS),
+    kind: [["", "all"], ...kinds.map((kind) => [kind, kind])],
+    layer: [["", "all"], ...layers.map((layer) => [layer, run.layers[layer][0]])],
+  };
+  for (const [key, list] of Object.entries(choices)) {
+    const select = document.getElementById(key);
+    select.replaceChildren(...list.map(([choice, text]) => make("option", { value: choice }, text)));
+    select.value = state[key] ?? "";
+    if (select.selectedIndex < 0) select.value = ""; // a kind that this quantity does not have
+    select.parentNode.hidden = list.length < 2;
+    select.onchange = () => {
+      state[key] = typeof list[0][0] === "number" || key === "layer" ? list[select.selectedIndex][0] : select.value;
+      if (state.layer === "" || key === "run") state.layer = null;
+      offer();
+      draw();
+    };
+  }
+}
+
+function playing(on) {
+  clearInterval(timer);
+  timer = on ? setInterval(() => go(state.now + 1), 300) : null;
+  play.textContent = on ? "⏸" : "▶";
+  play.setAttribute("aria-label", on ? "Pause" : "Play the steps");
+}
+
+function go(index) {
+  state.now = Math.min(index, steps.length - 1);
+  if (state.now === steps.length - 1) playing(false);
+  draw();
+}
+
+play.addEventListener("click", () => {
+  if (!timer && state.now === steps.length - 1) state.now = -1;
+  playing(!timer);
+});
+slider.max = steps.length - 1;
+slider.addEventListener("input", () => go(Number(slider.value)));
+document.querySelectorAll(".card").forEach((card, r) => (card.style.borderTopColor = COLOURS[r % COLOURS.length]));
+new ResizeObserver(draw).observe(document.querySelector("main"));
+offer();
+draw();
