@@ -15,6 +15,7 @@ from typing import Any
 from tinyres import functional as F
 from tinyres.autograd import Handle, Tensor, is_grad_enabled
 from tinyres.backend import Array
+from tinyres.flow.live import on_screen
 from tinyres.flow.record import Key, Record
 from tinyres.flow.statistics import sums
 from tinyres.nn import Module, Sequential, is_recomputing
@@ -22,7 +23,7 @@ from tinyres.optim import Optimizer
 
 
 @contextlib.contextmanager
-def watch(model: Module, optimizer: Optimizer | None = None, every: int = 1) -> Iterator[Record]:
+def watch(model: Module, optimizer: Optimizer | None = None, every: int = 1, live: bool = False) -> Iterator[Record]:
     """Record every `every`-th training step made inside the `with` block.
 
     Modules without children are watched, in the order in which they first run: their output (role "activation"),
@@ -33,6 +34,8 @@ def watch(model: Module, optimizer: Optimizer | None = None, every: int = 1) -> 
     one recorded. Without an optimiser each forward pass is a step, which lasts until the next. Passes in evaluation
     mode or under `no_grad` do not count. Steps between recorded ones run untouched.
 
+    With `live`, what is recorded is shown meanwhile: as a figure in a notebook, as a table in a terminal.
+
     Raises:
         ValueError: if `every` is less than 1, or the model has no modules inside.
     """
@@ -40,6 +43,8 @@ def watch(model: Module, optimizer: Optimizer | None = None, every: int = 1) -> 
         raise ValueError(f"watch: every is {every}, expected 1 or more")
     recorder = Recorder(model, optimizer, every)
     with contextlib.ExitStack() as undo:
+        if live:
+            recorder.recorded = undo.enter_context(on_screen(recorder.record))
         undo.callback(recorder.finish)
         undo.enter_context(standing_in(model, "forward", recorder.forward))
         if optimizer is not None:
@@ -100,6 +105,7 @@ class Recorder:
             raise ValueError(f"watch: the model is a single {type(model).__name__}, expected one with modules inside")
         self.model, self.optimizer, self.every = model, optimizer, every
         self.record = Record()
+        self.recorded: Callable[[], None] | None = None  # to be called after each recorded step
         self.step = -1 if optimizer is None else 0
         self.calls: list[Call] = []
         self.handles: list[Handle] = []
@@ -164,7 +170,10 @@ class Recorder:
         if self.calls:
             keys = [Key(self.step, *call.place, role) for call in self.calls for role in call.sums]
             self.record.add(keys, [value for call in self.calls for value in call.sums.values()])
+        recorded = bool(self.calls)
         self.forget()
+        if recorded and self.recorded is not None:
+            self.recorded()
 
     def forget(self) -> None:
         for handle in itertools.chain(self.handles, *(call.handles for call in self.calls)):

@@ -18,12 +18,11 @@ from typing import Any
 
 from tinyres.files import atomic_write
 from tinyres.flow import style
+from tinyres.flow.live import usual_kind
 from tinyres.flow.record import Record
-from tinyres.flow.report.pack import pack, spread, usual_kind
+from tinyres.flow.report.pack import pack
 
 SCRIPTS = "numbers.js", "drawing.js", "figures.js", "page.js"  # in the order in which they build on each other
-
-__all__ = ["report", "spread", "usual_kind"]
 
 
 def report(run: Any, path: str | os.PathLike[str] = "report.html", history: Any = None) -> Path:

@@ -17,7 +17,6 @@ from tinyres.flow.statistics import STATISTICS
 STEPS = 60  # of a run, at most: a page should stay a few megabytes
 LOSSES = 400  # points of a loss curve, at most
 LEVELS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"  # 64 characters, 0 to 63
-MULTIPLYING = ("Conv2d", "Linear")  # kinds of layers to look at first
 
 
 def pack(name: str, record: Record, history: Any = None) -> dict[str, Any]:
@@ -89,12 +88,6 @@ def losses(history: Any) -> list[list[float | None]]:
     parts = np.array_split(np.array(table, float).reshape(-1, 2), min(LOSSES, len(table)) or 1)
     steps, values = np.array([part.mean(axis=0) if len(part) else [math.nan] * 2 for part in parts]).T
     return [[short(step - 1) for step in steps.tolist()], [short(value) for value in values.tolist()]]
-
-
-def usual_kind(record: Record) -> str | None:
-    """The kind of layer by whose order depth is counted: the convolutions, else the linear layers, else (None) all."""
-    kinds = set(record.rows["kind"].tolist())
-    return next((kind for kind in MULTIPLYING if kind in kinds), None)
 
 
 def in_order(roles: np.ndarray[Any, Any]) -> list[str]:
