@@ -7,20 +7,18 @@ const INK = "#1a1a1a";
 
 /** An element of the page, or with a name like "svg:path" of a drawing. */
 function make(tag, attributes = {}, ...children) {
-  const name = tag.replace("svg:", "");
-  const node = name === tag ? document.createElement(tag) : document.createElementNS("http://www.w3.org/2000/svg", name);
+  const name = tag.replace("svg:", ""), space = name === tag ? "1999/xhtml" : "2000/svg";
+  const node = document.createElementNS(`http://www.w3.org/${space}`, name);
   for (const [key, text] of Object.entries(attributes)) node.setAttribute(key, text);
   node.append(...children);
   return node;
 }
 
 const path = (d, look) => make("svg:path", { d, fill: "none", ...look });
+const rectangle = (left, top, width, height) => `M${left} ${top}h${width}v${height}h${-width}z`;
 const label = (text, x, y, look) => make("svg:text", { x, y, ...look }, text);
 
-function mix(one, other, t) {
-  const channels = [1, 3, 5].map((i) => [one, other].map((colour) => parseInt(colour.slice(i, i + 2), 16)));
-  return `rgb(${channels.map(([a, b]) => Math.round(a + (b - a) * t)).join(" ")})`;
-}
+const mix = (one, other, t) => `color-mix(in srgb, ${other} ${(100 * t).toFixed(1)}%, ${one})`;
 
 /** From 0 (dark) to 1 (light). */
 function viridis(t) {
@@ -82,7 +80,7 @@ const MARKS = [
 ];
 const cross = (x, y, r) => `M${x - r} ${y - r}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}`;
 
-/** Of [x, y, number] triples those that no scale holds: a ring where it is exactly zero, a cross where it is missing. */
+/** Of [x, y, number] triples those that no scale holds: a ring where it is exactly 0, a cross where it is missing. */
 function oddities(svg, points, stroke, r = 4) {
   const zero = points.filter(([, , v]) => v === 0), missing = points.filter(([, , v]) => v === null);
   if (zero.length) svg.append(path(zero.map(([x, y]) => MARKS[0](x, y, r)).join(""), { class: "zero", stroke }));
@@ -95,15 +93,8 @@ function trace(svg, points, floor, look, r = 4) {
   const drawn = points.map(([, y]) => !Number.isNaN(y));
   const pen = (i) => (i > 0 && drawn[i - 1] ? "L" : "M");
   const d = points.map(([x, y], i) => (drawn[i] ? `${pen(i)}${x.toFixed(1)} ${y.toFixed(1)}` : "")).join("");
-  svg.append(path(d, { class: "curve", ...look }));
+  svg.append(path(d, { class: "curve", "stroke-width": 1.6, ...look }));
   const places = points.map(([x, y, v], i) => [x, drawn[i] ? y : floor, v]);
   oddities(svg, places.filter((_, i) => !drawn[i]), look.stroke, r);
   return places;
-}
-
-function legend(svg, entries, x, y) {
-  for (const [text, look] of entries) {
-    svg.append(path(`M${x} ${y - 4}h26`, { "stroke-width": 2, ...look }), label(text, x + 32, y, { class: "legend" }));
-    x += 52 + 6.6 * text.length;
-  }
 }

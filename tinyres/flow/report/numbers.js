@@ -5,6 +5,9 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const runs = data.runs;
 const steps = [...new Set(runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
 
+for (const grids of runs.flatMap((run) => Object.values(run.roles)))
+  grids.columns = new Map(grids.layers.map((layer, column) => [layer, column]));
+
 // What is looked at: `now` is an index of steps, `run` of runs, `layer` of the run's layers, or null for all of them.
 const state = { now: 0, run: Math.max(0, runs.findIndex((run) => run.roles.skip)), layer: null };
 Object.assign(state, { role: "activation_grad", statistic: "rms", kind: data.kind });
@@ -38,8 +41,7 @@ const at = (run) => Math.max(0, run.steps.findLastIndex((step) => step <= steps[
 /** A number; null where it did not come, undefined where there is no such thing. `step` is an index. */
 function value(run, role, statistic, step, layer) {
   const grids = run.roles[role];
-  const column = grids ? grids.layers.indexOf(layer) : -1;
-  return column < 0 ? undefined : grids[statistic]?.[step][column];
+  return grids?.columns.has(layer) ? grids[statistic]?.[step][grids.columns.get(layer)] : undefined;
 }
 
 /** The size of a weight's update over the weight's own. */

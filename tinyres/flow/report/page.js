@@ -1,50 +1,74 @@
 // The page: its table, what happens when one points at a figure, and the controls.
 
 const drawn = {}; // by figure: its plot, its drawing, and what the figure returned
-const TOPS = { depth: 52, heat: 48, ridge: 24, highway: 44, ratio: 52, loss: 24 };
-const HEIGHTS = { depth: 400, heat: 440, ridge: 440, highway: 360, ratio: 360, loss: 320 };
+const HEIGHTS = { depth: 370, heat: 420, ridge: 420, highway: 340, ratio: 340, loss: 280 };
 const tip = document.getElementById("tip");
 let pointed = null; // [figure, index of a target]
 
+const cardOf = (name) => document.getElementById(name);
+
 function draw() {
-  for (const [name, figure] of Object.entries(figures)) {
-    const { plot } = drawn[name], height = HEIGHTS[name], card = plot.parentNode;
-    card.hidden = false; // a hidden one has no width
-    const width = plot.clientWidth;
+  const shown = Object.keys(figures).filter((name) => !cardOf(name).hidden);
+  const widths = shown.map((name) => drawn[name].plot.clientWidth); // all before the first is drawn: one layout
+  shown.forEach((name, i) => {
+    const { plot } = drawn[name], card = cardOf(name), width = widths[i], height = HEIGHTS[name];
     const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, height, "aria-hidden": true });
-    const result = figure(svg, { left: 54, right: width - 10, top: TOPS[name], bottom: height - 42 });
-    card.hidden = !result;
+    const top = name === "heat" ? 48 : 26; // the map's colours stand above it
+    const result = figures[name](svg, { left: 54, right: width - 10, top, bottom: height - 42 });
     plot.replaceChildren(svg);
-    drawn[name] = { plot, svg, targets: [], ...result };
-    card.querySelector("p").textContent = result?.caption ?? "";
-    plot.setAttribute("aria-label", `${card.querySelector("h2").textContent}, step ${steps[state.now]}: use the arrow keys`);
-  }
+    drawn[name] = { plot, svg, ...result };
+    card.querySelector("p").textContent = result.caption;
+    card.querySelector("ul").replaceChildren(...(result.legend ?? []).map(entry));
+    const title = card.querySelector("h2").textContent;
+    plot.setAttribute("aria-label", `${title}, step ${steps[state.now]}: use the arrow keys`);
+  });
   table();
   slider.value = state.now;
   document.getElementById("now").textContent = `${steps[state.now]} of ${steps.at(-1)}`;
   if (pointed) point(...pointed);
 }
 
+/** A line of a legend. */
+function entry([words, look]) {
+  const line = path("M1 6h26", { "stroke-width": 2, ...look });
+  return make("li", {}, make("svg:svg", { width: 28, height: 12, "aria-hidden": true }, line), words);
+}
+
+// A column's heading, and what stands in it for a layer: `read(role, statistic)`, its kind, the gradient over that at
+// the next layer, its update over its weight, and the roles with values that are not finite.
+const rms = (role) => ({ read }) => read(role, "rms");
+const COLUMNS = {
+  kind: ({ kind }) => kind,
+  "output rms": rms("activation"),
+  "gradient rms": rms("activation_grad"),
+  "× next": ({ factor }) => factor,
+  "weight rms": rms("weight"),
+  "weight gradient rms": rms("weight_grad"),
+  "update / weight": ({ change }) => change,
+  "zeros in output": ({ read }) => read("activation", "zero_fraction"),
+  "NaN or Inf": ({ bad }) => bad,
+};
+
 function table() {
   const run = runs[state.run], now = at(run), list = layersOf(run, "activation");
-  const titles = ["layer", "kind", "output rms", "gradient rms", "× next", "weight rms", "weight gradient rms"];
-  titles.push("update / weight", "zeros in output", "NaN or Inf");
   const rows = list.map((layer, i) => {
-    const read = (role, statistic = "rms", where = layer) => value(run, role, statistic, now, where);
-    const show = (number) => (number === undefined ? "" : format(number));
-    const gradient = read("activation_grad"), next = i + 1 < list.length ? read("activation_grad", "rms", list[i + 1]) : null;
-    const zeros = read("activation", "zero_fraction"), cells = [run.layers[layer][1], show(read("activation")), show(gradient)];
-    cells.push(gradient && next ? format(gradient / next) : "", show(read("weight")), show(read("weight_grad")));
-    cells.push(show(ratio(run, now, layer)), zeros == null ? "" : `${format(100 * zeros)} %`);
-    cells.push(Object.keys(run.roles).filter((role) => read(role, "nonfinite_fraction") > 0).join(", "));
-    const head = make("th", { scope: "row" }, run.layers[layer][0]);
-    return make("tr", { class: layer === state.layer ? "chosen" : "" }, head, ...cells.map((cell) => make("td", {}, cell)));
+    const [name, kind] = run.layers[layer], read = (role, statistic) => value(run, role, statistic, now, layer);
+    const times = read("activation_grad", "rms") / value(run, "activation_grad", "rms", now, list[i + 1]);
+    const factor = times > 0 && times < Infinity ? times : "";
+    const bad = Object.keys(run.roles).filter((role) => read(role, "nonfinite_fraction") > 0).join(", ");
+    const known = { read, kind, change: ratio(run, now, layer), bad, factor };
+    const cells = Object.values(COLUMNS).map((column) => make("td", {}, write(column(known))));
+    return make("tr", { class: layer === state.layer ? "chosen" : "" }, make("th", { scope: "row" }, name), ...cells);
   });
-  const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
-  document.querySelector("#numbers table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
-  const which = `${run.name} step ${run.steps[now]}`.trim();
-  document.querySelector("#numbers p").textContent = `${which}. × next: the gradient here over that at the next row's layer.`;
+  const titles = ["layer", ...Object.keys(COLUMNS)].map((title) => make("th", { scope: "col" }, title));
+  const parts = [make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...rows)];
+  document.querySelector("#numbers table").replaceChildren(...parts);
+  const words = `${run.name} step ${run.steps[now]}. × next: the gradient here over that at the next row's layer.`;
+  document.querySelector("#numbers p").textContent = words.trim();
 }
+
+/** What stands in a cell: nothing where there is no such number. */
+const write = (cell) => (cell === undefined ? "" : typeof cell === "string" ? cell : format(cell));
 
 // Pointing
 
@@ -55,12 +79,13 @@ function describe({ run, layer, step, pair, loss }) {
   const where = [kind, block && `in ${block}`, run.name, `step ${run.steps[step]}`].filter(Boolean).join(" · ");
   if (pair !== undefined) {
     const [skip, branch] = [read("skip" + pair, "rms"), read("branch" + pair, "rms")];
-    const numbers = [["skip rms", skip], ["branch rms", branch], ["branch over skip", skip && branch != null ? branch / skip : null]];
-    return [`${name}, ${pair ? "backward" : "forward"}`, where, [...numbers, ["cosine between them", read("skip" + pair, "cosine")]]];
+    const over = skip && branch != null ? branch / skip : null, cosine = read("skip" + pair, "cosine");
+    const numbers = [["skip rms", skip], ["branch rms", branch], ["branch over skip", over], ["cosine", cosine]];
+    return [`${name}, ${pair ? "backward" : "forward"}`, where, numbers];
   }
   const numbers = Object.entries(STATISTICS).map(([statistic, words]) => [words, read(state.role, statistic)]);
-  const known = [...numbers, ["update over weight", ratio(run, step, layer)]].filter(([, number]) => number !== undefined);
-  return [`${name}: ${ROLES[state.role]}`, where, known];
+  numbers.push(["update over weight", ratio(run, step, layer)]);
+  return [`${name}: ${ROLES[state.role]}`, where, numbers.filter(([, number]) => number !== undefined)];
 }
 
 /** Mark a target and show its numbers; without one, nothing. */
@@ -94,13 +119,16 @@ function choose({ run, layer }) {
   Object.assign(state, { run: runs.indexOf(run), layer: again ? null : layer });
   offer();
   draw();
+  const row = document.querySelector("tr.chosen"), window = document.querySelector(".scroll");
+  if (row) window.scrollTop = row.offsetTop - window.clientHeight / 2;
 }
 
 for (const name of Object.keys(figures)) {
   const plot = make("div", { class: "plot", tabindex: 0, role: "img" });
-  document.getElementById(name).append(plot);
+  cardOf(name).append(make("ul"), plot);
   drawn[name] = { plot };
-  for (const kind of ["pointermove", "pointerdown"]) plot.addEventListener(kind, (event) => point(name, nearest(name, event)));
+  for (const kind of ["pointermove", "pointerdown"])
+    plot.addEventListener(kind, (event) => point(name, nearest(name, event)));
   plot.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && point());
   plot.addEventListener("focus", () => plot.matches(":focus-visible") && point(name, 0));
   plot.addEventListener("blur", () => point());
@@ -121,7 +149,8 @@ for (const name of Object.keys(figures)) {
 const slider = document.getElementById("step"), play = document.getElementById("play");
 let timer = null;
 
-/** Fill the lists of choices: each depends on those before it. A list of one is no choice. */
+/** Fill the lists of choices, which depend on each other, and show the figures that have something to draw. A list of
+ * one is no choice. */
 function offer() {
   const run = runs[state.run], roles = Object.keys(ROLES).filter((role) => run.roles[role]);
   if (!roles.includes(state.role)) state.role = roles[0];
@@ -147,6 +176,8 @@ function offer() {
       draw();
     };
   }
+  for (const [name, figure] of Object.entries(figures))
+    cardOf(name).hidden = !figure(make("svg:svg"), { left: 0, right: 400, top: 0, bottom: 300 });
 }
 
 function playing(on) {
