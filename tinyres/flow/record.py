@@ -20,7 +20,6 @@ from tinyres.flow.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from pandas import DataFrame
 
 PARTS = (
     "skip",
@@ -120,7 +119,7 @@ class Record:
 
     # Elsewhere
 
-    def to_pandas(self) -> DataFrame:
+    def to_pandas(self) -> Any:
         """The table as a pandas DataFrame; each cell of `histogram` is an array (64,).
 
         Raises:
