@@ -21,7 +21,6 @@ WIDEST = 28  # layers in a row
 GAP = 0.5  # between two blocks
 PITCH = 3.1  # between two rows
 TOP = 0.95  # of a skip's arc above its row
-HALF = 0.39  # of a box's width
 CORNER = 0.3
 
 
@@ -143,7 +142,7 @@ class Pen:
 
     def __init__(self, ax: Axes, colours: ScalarMappable, logarithmic: bool, points: float) -> None:
         self.ax, self.colours, self.logarithmic = ax, colours, logarithmic
-        self.letters = min(8.0, 0.21 * points)
+        self.points, self.letters = points, min(8.0, 0.24 * points)
         self.fills: dict[str, None] = {}
 
     def look(self, value: float) -> dict[str, Any]:
@@ -165,42 +164,48 @@ class Pen:
 
         left, width = group.x - 0.5, len(group.layers)
         if group.block:
-            ground = Rectangle((left, y - 0.95), width, 1.25 + 0.95, color="0.95", zorder=0)
-            self.ax.add_patch(ground)
+            top = TOP + 0.3 if any(layer.kind == "Add" for layer in group.layers) else 0.7
+            self.ax.add_patch(Rectangle((left, y - 0.95), width, top + 0.95, color="0.95", zorder=0))
             self.ax.text(left + width / 2, y - 0.75, group.block, ha="center", va="center", fontsize=self.letters)
         start = left - GAP / 2
         for x, layer in zip(itertools.count(group.x), group.layers, strict=False):
             if layer.kind == "Add":
                 self.skip(layer, start, x, y)
+                for index, other in enumerate(group.shortcut):
+                    room = 2 / len(group.shortcut)
+                    middle = (start + x) / 2 + room * (index + 0.5) - 1
+                    self.box(other, other.name.removeprefix(f"{group.block}."), middle, y + TOP, room - 0.1, 0.5)
                 self.addition(layer, x, y)
                 start = x + 0.5
             else:
-                self.box(layer, x, y, height=1)
-        for index, layer in enumerate(group.shortcut):
-            self.box(layer, group.x + index + 0.5, y + TOP, height=0.5)
+                self.box(layer, layer.name.rpartition(".")[2], x, y, 0.78, 1)
 
-    def box(self, layer: Layer, x: float, y: float, height: float) -> None:
+    def box(self, layer: Layer, text: str, x: float, y: float, width: float, height: float) -> None:
         from matplotlib.patches import Rectangle
 
-        look, text = self.look(layer.value), layer.name.rpartition(".")[2]
-        corner = x - HALF, y - height / 2
-        self.ax.add_patch(Rectangle(corner, 2 * HALF, height, **look, linewidth=0.6, gid=layer.name, zorder=3))
-        self.text(x, y, text, look, rotation=90 if len(text) > 5 and height > 0.5 else 0)
+        look = self.look(layer.value)
+        corner = x - width / 2, y - height / 2
+        self.ax.add_patch(Rectangle(corner, width, height, **look, linewidth=0.6, gid=layer.name, zorder=3))
+        self.text(x, y, text, look, max(width, height if len(text) > 5 else 0), upright=width > height or len(text) < 6)
 
     def addition(self, layer: Layer, x: float, y: float) -> None:
         from matplotlib.patches import Circle
 
         look = self.look(layer.value)
         self.ax.add_patch(Circle((x, y), 0.3, **look, linewidth=0.6, gid=layer.name, zorder=3))
-        self.text(x, y, "+", look)
+        self.text(x, y, "+", look, room=0.6)
 
-    def text(self, x: float, y: float, text: str, look: dict[str, Any], **options: Any) -> None:
-        """Black or white, whichever stands out."""
+    def text(self, x: float, y: float, text: str, look: dict[str, Any], room: float, upright: bool = True) -> None:
+        """Letters of a size that fits, black or white, whichever stands out."""
         from matplotlib.colors import to_rgb
 
         brightness = np.dot(to_rgb(look["facecolor"]), (0.299, 0.587, 0.114))
-        options |= dict(color="black" if brightness > 0.5 else "white", fontsize=self.letters, zorder=4)
-        self.ax.text(x, y, text, ha="center", va="center_baseline", **options)
+        size = min(self.letters, self.points * room / (0.65 * len(text)))
+        options: dict[str, Any] = dict(color="black" if brightness > 0.5 else "white", fontsize=size)
+        options["rotation"] = 0 if upright else 90
+        if "hatch" in look:
+            options["bbox"] = dict(facecolor=look["facecolor"], linewidth=0, pad=0.5)
+        self.ax.text(x, y, text, ha="center", va="center", zorder=4, **options)
 
     def skip(self, layer: Layer, start: float, x: float, y: float) -> None:
         """The arc from before the block to its addition."""
@@ -214,7 +219,7 @@ class Pen:
         path = Path([*points, (x, y + 0.3)], [*codes, Path.LINETO])
         missing, zero = undrawable(np.asarray(layer.skip), self.logarithmic)
         colour = "0.75" if missing or zero else self.colours.to_rgba(np.asarray(layer.skip))
-        width = 0.08 * self.letters / 0.21  # points
+        width = 0.08 * self.points
         outline = [Stroke(linewidth=width + 1.2, foreground="black"), Normal()]
         name = f"{layer.name}, skip"
         self.ax.add_patch(

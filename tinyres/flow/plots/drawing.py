@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.colors import Normalize
-    from matplotlib.patches import Patch
 
 WORDS = {
     "activation": "layer output",
@@ -37,6 +36,7 @@ WORDS = {
 }
 LOGARITHMIC = ("std", "rms", "abs_max")
 MARKS = {"x": "missing", "o": "exactly zero"}  # of points that have no place on a log scale
+ABOVE: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)  # where a legend is
 FILLS = {"missing": ("0.85", "////"), "exactly zero": ("white", "...")}  # of areas that have no colour: face, hatch
 
 
@@ -54,11 +54,14 @@ def line(ax: Axes, x: Any, values: Values, row: int = 0, **look: Any) -> set[str
     return set(marks)
 
 
-def legend(ax: Axes, marks: Iterable[str] = ()) -> None:
-    """The legend beside the data, which also explains the marks."""
+def legend(ax: Axes, marks: Iterable[str] = (), above: bool = False) -> None:
+    """The legend beside the data, or above it where a colour bar stands beside it. It also explains the marks."""
     for mark in sorted(marks):
         ax.plot([], [], mark, color="grey", fillstyle="none", label=MARKS[mark])
-    style.legend(ax)
+    if above and ax.get_legend_handles_labels()[0]:
+        ax.legend(**ABOVE)
+    else:
+        style.legend(ax)
 
 
 def undrawable(values: Values, logarithmic: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -90,9 +93,8 @@ def legend_of_fills(ax: Axes, words: Iterable[str]) -> None:
     """Explain the fills above the picture, to the right."""
     from matplotlib.patches import Patch
 
-    handles: list[Patch] = [Patch(label=word, **fill(word)) for word in words]
-    if handles:
-        ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), frameon=False)
+    if handles := [Patch(label=word, **fill(word)) for word in words]:
+        ax.legend(handles=handles, **ABOVE)
 
 
 def name_ticks(axis: Axis, names: Sequence[str], places: Sequence[float] | None = None, **look: Any) -> None:

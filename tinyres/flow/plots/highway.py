@@ -28,7 +28,8 @@ def highway(record: Source, step: int | None = None, ax: Axes | None = None) -> 
 
     Args:
         record: one record of a network with residual blocks. step: a recorded step; the last by default.
-        ax: where to draw; a new figure by default. The cosines are in axes of their own below it, its only child.
+        ax: where to draw, axes made by `subplots`; a new figure by default. The cosines get axes of their own, which
+            take its lower part.
     """
     step, rows = at(read(record), step)
     additions = rows[rows["role"] == "skip"]
@@ -38,7 +39,7 @@ def highway(record: Source, step: int | None = None, ax: Axes | None = None) -> 
     blocks, positions = additions["block"].tolist(), additions["position"]
     ways = {"forward": (1, "skip", "branch"), "backward": (-1, "skip_grad", "branch_grad")}
     places = np.arange(len(blocks))
-    below = ax.inset_axes((0, -0.38, 1, 0.3), sharex=ax)
+    below = split(ax)
     marks = set()
     for index, (way, (sign, skip, branch)) in enumerate(ways.items()):
         share = share_of_skip(column(rows, skip, "rms", positions), column(rows, branch, "rms", positions))
@@ -62,6 +63,16 @@ def highway(record: Source, step: int | None = None, ax: Axes | None = None) -> 
     legend(ax, marks)
     style.legend(below)
     return ax
+
+
+def split(ax: Axes) -> Axes:
+    """New axes in the lower quarter of the place of `ax`, which keeps the rest."""
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError("highway: ax stands outside of any grid and cannot be split, expected one made by subplots")
+    halves = place.subgridspec(2, 1, height_ratios=(3, 1))
+    ax.set_subplotspec(halves[0])
+    return ax.figure.add_subplot(halves[1], sharex=ax)
 
 
 def share_of_skip(skip: Values, branch: Values) -> Values:

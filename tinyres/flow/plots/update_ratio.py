@@ -39,10 +39,11 @@ def update_ratio(
     if not any(cells.values.size for cells in ratios.values()):
         return note(ax, f"no updates of {kind or 'any module'} were recorded: watch(model, optimizer) sees them")
     ax.set_yscale("log")
-    marks = by_network(ax, ratios) if isinstance(records, Mapping) else by_layer(ax, ratios[""], kind)
+    several = isinstance(records, Mapping)
+    marks = by_network(ax, ratios) if several else by_layer(ax, ratios[""], kind)
     ax.axhline(USUAL, color="black", linestyle="--", linewidth=1, label="$10^{-3}$")
     ax.set(xlabel="step", ylabel="change of the weight in one step,\nrelative to the weight (root mean squares)")
-    legend(ax, marks)
+    legend(ax, marks, above=not several)
     return ax
 
 
