@@ -1,7 +1,8 @@
 """Six numbers that say what an array is like, found in one walk over it, in float64.
 
 The walk is done where the array lives and ends in eight numbers there, a few bytes; the six numbers are worked out
-from those later, on the host, for many arrays at once. So watching a GPU does not wait for it.
+from those later, on the host, for many arrays at once. So watching a GPU does not wait for it. On a CPU, threads share
+the walk; the blocks are the same however many there are, and so are the numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyres.backend import Array, device_of, flat, to_host, xp
-from tinyres.threads import BLOCK_BYTES
+from tinyres.threads import BLOCK_BYTES, for_each
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
 
@@ -35,32 +36,56 @@ def sums(array: Array) -> Array:
 
     The shift s is one of the values: taken away first, it keeps the variance exact beside a large mean.
     """
-    module, host = xp(array), device_of(array) == "cpu"
-    x = flat(array)
+    module, x = xp(array), flat(array)
     if x.size == 0:
         return module.zeros(8)
     if x.dtype.kind != "f":
         x = x.astype("float64")
     shift = module.where(module.isfinite(x[:1]), x[:1], module.zeros_like(x[:1]))  # (1,)
-    parts = []
-    step = BLOCK_BYTES[device_of(x)] // SCRATCH_BYTES
-    for start in range(0, x.size, step):
-        block = x[start : start + step]
-        values = block
-        count, zeros = values.size, module.count_nonzero(values == 0)
-        least, largest = values.min(), values.max()
-        if not host or not (math.isfinite(least) and math.isfinite(largest)):  # asking a GPU would be waiting
-            finite = module.isfinite(values)
-            values, count = module.where(finite, values, shift), module.count_nonzero(finite)
-            least, largest = values.min(), values.max()
-        centred = values.astype("float64")
-        centred -= shift
-        parts += [count, block.size - count, zeros, centred.sum(), centred @ centred, least, largest]
-    if not host:
-        parts = module.stack([module.asarray(part, dtype="float64") for part in parts])
-    table = module.asarray(parts, dtype="float64").reshape(-1, 7)  # a row for each block
+    parts = for_each(lambda block: sums_of_block(x[block], shift), cut(x), x)
+    if device_of(x) != "cpu":
+        parts = [module.stack([module.asarray(number, dtype="float64") for number in part]) for part in parts]
+        parts = module.stack(parts)
+    table = module.asarray(parts, dtype="float64")  # (blocks, 7)
     totals = table[:, :5].sum(axis=0), table[:, 5:6].min(axis=0), table[:, 6:7].max(axis=0), shift.astype("float64")
     return module.concatenate(totals)
+
+
+def sums_of_block(block: Array, shift: Array) -> tuple[Any, ...]:
+    """The first seven of the eight numbers, of a vector that is not empty."""
+    module, values, count = xp(block), block, block.size
+    least, largest, zeros = values.min(), values.max(), module.count_nonzero(values == 0)
+    on_host = device_of(block) == "cpu"
+    if not on_host or not (math.isfinite(least) and math.isfinite(largest)):  # asking a GPU would be waiting
+        finite = module.isfinite(values)
+        values, count = module.where(finite, values, shift), module.count_nonzero(finite)
+        least, largest = values.min(), values.max()
+    centred = values.astype("float64")
+    centred -= shift
+    return count, block.size - count, zeros, centred.sum(), centred @ centred, least, largest
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def cosine(first: Array, second: Array) -> Array:
+    """a·b / (|a| |b|) of two arrays of one shape, as float64 (1,) on their device. NaN where one is all zero, or
+    has a value that is not finite."""
+    module = xp(first)
+    order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])  # as in memory, and the same for both
+    a, b = (array.transpose(order).reshape(-1) for array in (first, second))
+
+    def products(block: slice) -> tuple[Any, ...]:
+        x, y = a[block].astype("float64"), b[block].astype("float64")
+        return x @ y, x @ x, y @ y
+
+    parts = for_each(products, cut(a), a)
+    columns = [sum(column, module.zeros(1)) for column in zip(*parts, strict=True)]
+    return columns[0] / module.sqrt(columns[1] * columns[2]) if parts else module.full(1, math.nan)
+
+
+def cut(vector: Array) -> list[slice]:
+    """Blocks that stay in the cache while they are looked at several times."""
+    step = BLOCK_BYTES[device_of(vector)] // SCRATCH_BYTES
+    return [slice(start, start + step) for start in range(0, vector.size, step)]
 
 
 def finish(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
