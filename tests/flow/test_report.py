@@ -130,10 +130,10 @@ def test_the_loss_of_a_file_is_that_of_the_history(tmp_path):
 
 
 def test_saved_runs_and_runs_by_name(tmp_path):
-    synthetic(old=True).save(tmp_path / "plain-56.npz")
+    synthetic().save(tmp_path / "plain-56.npz")
     assert data_of(flow.report(tmp_path / "plain-56.npz", tmp_path / "a.html"))["runs"][0]["name"] == "plain-56"
     several = {"one": tmp_path / "plain-56.npz", "other": synthetic(seed=1)}
-    page = flow.report(several, tmp_path / "new" / "b.html", {"other": History()})
+    page = flow.report(flow.compare(several), tmp_path / "new" / "b.html", {"other": History()})
     runs = data_of(page)["runs"]
     assert [(run["name"], run["loss"]) for run in runs] == [("one", None), ("other", [[None], [None]])]
     assert "<h1>Gradient flow: one and other</h1>" in page.read_text(encoding="utf-8")
@@ -155,7 +155,7 @@ def test_the_headline_compares_the_ends(tmp_path):
         (Record(), None, ValueError, "no recorded step"),
         ({"a": Record()}, None, ValueError, "a has no recorded step"),
         ({}, None, ValueError, "run is empty"),
-        ({"a": 3}, None, TypeError, "a run is a int"),
+        ({"a": 3}, None, TypeError, "the record is a int"),
         (synthetic(), {"b": History()}, ValueError, "history has b"),
         (synthetic(), __file__, ValueError, "columns step and loss"),
         ("nowhere.npz", None, FileNotFoundError, "nowhere"),

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from typing import Any
 from tinyres.files import atomic_write
 from tinyres.flow import style
 from tinyres.flow.live import usual_kind
+from tinyres.flow.plots.reading import Source, by_name
 from tinyres.flow.record import Record
 from tinyres.flow.report.pack import pack
 
 SCRIPTS = "numbers.js", "drawing.js", "figures.js", "page.js"  # in the order in which they build on each other
 
 
-def report(run: Any, path: str | os.PathLike[str] = "report.html", history: Any = None) -> Path:
+def report(
+    run: Source | Mapping[str, Source], path: str | os.PathLike[str] = "report.html", history: Any = None
+) -> Path:
     """Write a page of figures that move with the recorded step: the gradient against depth, all layers and steps as
     a map, histograms, what the skips carry, update against weight, the loss, and a table of the numbers.
 
@@ -39,15 +42,15 @@ def report(run: Any, path: str | os.PathLike[str] = "report.html", history: Any 
 
     Raises:
         FileNotFoundError: if there is no such file. ValueError: if it is no record, if nothing was recorded, or if
-            `history` names a run that is not there.
+            `history` names a run that is not there or is no table of steps. TypeError: for what is no record at all.
     """
-    runs = {name: load(value) for name, value in by_name(run)}
+    runs = by_name({Path(run).stem: run} if isinstance(run, str | os.PathLike) else run)
     if not runs:
         raise ValueError("report: run is empty, expected at least one record")
     for name, record in runs.items():
         if not record.steps:
             raise ValueError(f"report: {name or 'the record'} has no recorded step, expected at least one")
-    histories = dict(by_name(history)) if hasattr(history, "items") else dict.fromkeys([*runs][:1], history)
+    histories = history if isinstance(history, Mapping) else dict.fromkeys([*runs][:1], history)
     if strangers := histories.keys() - runs.keys():
         raise ValueError(f"report: history has {', '.join(sorted(strangers))}, expected names of {', '.join(runs)}")
     data = {
@@ -65,21 +68,6 @@ def report(run: Any, path: str | os.PathLike[str] = "report.html", history: Any 
     with atomic_write(path) as file:
         file.write(re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], part("page.html")))
     return Path(path)
-
-
-def by_name(run: Any) -> Iterable[tuple[str, Any]]:
-    """(name, record) pairs; a saved record is named as its file is, and one of its own has no name."""
-    if hasattr(run, "items"):
-        return [(str(name), value) for name, value in run.items()]
-    return [("" if isinstance(run, Record) else Path(run).stem, run)]
-
-
-def load(run: Any) -> Record:
-    if isinstance(run, Record):
-        return run
-    if isinstance(run, str | os.PathLike):
-        return Record.load(run)
-    raise TypeError(f"report: a run is a {type(run).__name__}, expected a Record or the path of a saved one")
 
 
 def part(name: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.flow.record import Record, Rows
-from tinyres.flow.statistics import STATISTICS
+from tinyres.flow.plots.reading import spread
+from tinyres.flow.record import NUMBERS, Record, Rows
 
 STEPS = 60  # of a run, at most: a page should stay a few megabytes
 LOSSES = 400  # points of a loss curve, at most
@@ -42,7 +42,7 @@ def grids(rows: Rows, steps: Sequence[int], positions: np.ndarray[Any, Any]) -> 
     shape = len(steps), len(mine)
     result: dict[str, Any] = {"layers": np.searchsorted(positions, mine).tolist()}
     fields = rows.dtype.names or ()
-    for statistic in (*STATISTICS, "cosine"):
+    for statistic in NUMBERS:
         if statistic in fields and (statistic != "cosine" or not np.isnan(rows[statistic]).all()):
             grid = np.full(shape, math.nan)
             grid[where] = rows[statistic]
@@ -93,9 +93,3 @@ def losses(history: Any) -> list[list[float | None]]:
 def in_order(roles: np.ndarray[Any, Any]) -> list[str]:
     """Each role once, in the order in which they first come."""
     return list(dict.fromkeys(roles.tolist()))
-
-
-def spread(steps: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the steps, evenly, the first and last among them."""
-    picks = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
-    return [steps[pick] for pick in picks]
