@@ -95,7 +95,7 @@ const figures = {
       return { x: box.left + 10, y: ground - 4, run, layer, step };
     });
     const which = one ? `${run.layers[state.layer][0]} at each step` : `each layer at step ${run.steps[now]}`;
-    const caption = `${ROLES[state.role]}: magnitudes of what is not zero, ${which}. Each row's peak is as high.`;
+    const caption = `${ROLES[state.role]}: magnitudes of what is not zero, ${which}, all peaks drawn equally high.`;
     return { targets, weights: [0, 1], across: 1, caption };
   },
 

@@ -36,6 +36,7 @@ function entry([words, look]) {
 
 // A column's heading, and what stands in it for a layer: `read(role, statistic)`, its kind, the gradient over that at
 // the next layer, its update over its weight, and the roles with values that are not finite.
+const percent = (part) => (typeof part === "number" ? `${format(100 * part)} %` : part);
 const rms = (role) => ({ read }) => read(role, "rms");
 const COLUMNS = {
   kind: ({ kind }) => kind,
@@ -45,7 +46,7 @@ const COLUMNS = {
   "weight rms": rms("weight"),
   "weight gradient rms": rms("weight_grad"),
   "update / weight": ({ change }) => change,
-  "zeros in output": ({ read }) => read("activation", "zero_fraction"),
+  "zeros in output": ({ read }) => percent(read("activation", "zero_fraction")),
   "NaN or Inf": ({ bad }) => bad,
 };
 
