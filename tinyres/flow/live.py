@@ -30,8 +30,8 @@ MARGIN = 6  # lines of the terminal that are not layers: title (two), header, a 
 
 @contextlib.contextmanager
 def on_screen(record: Record) -> Iterator[Callable[[], None]]:
-    """Gives a function to be called whenever `record` has grown, which draws it if it is time to. The end is drawn
-    in any case."""
+    """Gives a function to be called whenever `record` has grown, which draws it if it is time to. The last state is
+    drawn when all is over."""
     with canvas(record) as draw:
         due = 0.0
 
