@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+import rich
 
 import tinyres
 from tinyres import functional as F
@@ -388,6 +389,7 @@ def test_a_terminal_sees_a_bar(monkeypatch):
             return True
 
     screen = Terminal()
+    monkeypatch.setattr(rich, "_console", None)  # the next one looks where it is
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")

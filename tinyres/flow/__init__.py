@@ -1,10 +1,14 @@
 """Watching signals and gradients flow through a network, without a change to it or to the training loop."""
 
+from tinyres.flow import plots
 from tinyres.flow.autocorrelation import autocorrelation, autocorrelation_plot
+from tinyres.flow.compare import compare
+from tinyres.flow.gradcam import gradcam
 from tinyres.flow.paths import PathSpectrum, path_plot, path_spectrum
 from tinyres.flow.plots import depth_plot
 from tinyres.flow.record import ROLES, Record
 from tinyres.flow.recorder import snapshot, watch
+from tinyres.flow.report import report
 from tinyres.flow.statistics import STATISTICS, statistics
 
 __all__ = [
@@ -14,9 +18,13 @@ __all__ = [
     "Record",
     "autocorrelation",
     "autocorrelation_plot",
+    "compare",
     "depth_plot",
+    "gradcam",
     "path_plot",
     "path_spectrum",
+    "plots",
+    "report",
     "snapshot",
     "statistics",
     "watch",

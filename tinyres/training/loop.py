@@ -309,10 +309,10 @@ def reporter(
     if not wanted:
         yield lambda: None
         return
-    from rich.console import Console
+    from rich import get_console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(highlight=False)
+    console = get_console()  # the one of everybody: what else is live on it stays apart from the bar
     columns = TextColumn("{task.description}"), BarColumn(12), TimeRemainingColumn()  # 80 characters together
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task("", total=epochs * len(loader), completed=len(history.steps))
@@ -324,11 +324,11 @@ def reporter(
             text = f"epoch {row.epoch}/{epochs}: loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.1%}"
             if row.val_loss is not None:
                 text += f"; validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.1%}"
-            console.print(f"{text} ({row.seconds:.1f} s)", soft_wrap=True)
+            console.print(f"{text} ({row.seconds:.1f} s)", soft_wrap=True, highlight=False)
         told = len(history.epochs)
         if history.interrupted:
             way_on = f"go on with fit(…, output={str(output)!r}, resume=True)" if output else "without output, unsaved"
-            console.print(f"stopped after step {len(history.steps)}: {way_on}", soft_wrap=True)
+            console.print(f"stopped after step {len(history.steps)}: {way_on}", soft_wrap=True, highlight=False)
         elif history.position and history.seconds:
             recent = history.steps[-20:]
             loss, accuracy = (float(np.mean(values)) for values in list(zip(*recent, strict=True))[2:4])
