@@ -33,15 +33,15 @@ def gradcam(image: Any, heat: Any, ax: Axes | None = None) -> Axes:
     shown = np.moveaxis((image - least) / max(largest - least, 1e-12), 0, -1)  # (H, W, C)
     _, height, width = image.shape
     ax.imshow(shown[..., 0] if len(image) == 1 else shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    top = heat.max()
-    norm = Normalize(0, top if top > 0 else 1)
+    heat = np.where(np.isfinite(heat), heat, 0)
+    top = float(heat.max())
+    norm = Normalize(0, top or 1)
     box = (-0.5, width - 0.5, height - 0.5, -0.5)
     over: dict[str, Any] = dict(cmap=style.MAP, norm=norm, extent=box, interpolation="bilinear")
-    seen = ax.imshow(heat, alpha=0.6 * norm(heat).clip(0, 1), **over)
-    if top > 0 and min(heat.shape) > 1:
-        x, y = (
-            (np.arange(n) + 0.5) * size / n - 0.5 for n, size in zip(heat.shape[::-1], (width, height), strict=True)
-        )
+    seen = ax.imshow(heat, alpha=0.6 * norm(heat).data, **over)
+    if heat.min() < top / 2 and min(heat.shape) > 1:
+        rows, columns = heat.shape
+        x, y = ((np.arange(n) + 0.5) * size / n - 0.5 for n, size in ((columns, width), (rows, height)))
         ax.contour(x, y, heat, levels=[top / 2], colors="white", linewidths=1.2)
     ax.figure.colorbar(seen, ax=ax, label="evidence for the class")
     ax.set(xticks=[], yticks=[])

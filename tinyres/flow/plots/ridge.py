@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyres.flow import style
+from tinyres.flow.histogram import LOWEST
 from tinyres.flow.plots.drawing import WORDS, legend, name_ticks, note
 from tinyres.flow.plots.reading import Source, at, read, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST = -48  # bin k counts 2^(k + LEAST) <= |x| < 2^(k + LEAST + 1); all smaller values are in the first
 OVERLAP = 1.9  # the highest ridge, in distances between two
 MOST = 40  # steps
 
@@ -58,7 +58,7 @@ def ridge(
         return note(ax, f"no {role} of {layer or kind or 'any module'} was recorded")
     counts = rows["histogram"].astype(float)  # (ridges, 64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    middles = 2.0 ** (np.arange(counts.shape[1]) + LEAST + 0.5)
+    middles = 2.0 ** (np.arange(counts.shape[1]) + LOWEST + 0.5)
     heights = shares * (OVERLAP / max(shares.max(), 1e-9))
     marks = set()
     ax.set_xscale("log")
