@@ -130,7 +130,7 @@ def test_a_block_within_a_branch():
 @pytest.mark.parametrize("cut", ["branch", "skip"])
 def test_a_part_that_is_cut_off_is_missing(cut):
     ways = {"branch": lambda x: x * 2, "skip": lambda x: x}
-    rows = parts_of(**ways | {cut: lambda x: ways[cut](x.detach()) if False else x.detach()}, x=X)
+    rows = parts_of(**ways | {cut: lambda x: x.detach()}, x=X)
     assert np.isnan(rows[f"{cut}_grad"]["rms"])
     assert np.isfinite(rows["branch"]["cosine"])
 
@@ -211,6 +211,6 @@ def test_cosines_in_any_memory_order(dtype):
     want = wide[0] @ wide[1] / np.linalg.norm(wide[0]) / np.linalg.norm(wide[1])
     last = np.ascontiguousarray(b.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     for first, second in [(a, b), (a, last), (last, a), (a[:, ::-1], b[:, ::-1])]:
-        np.testing.assert_allclose(cosine(first, second), [want], rtol=1e-12)
+        np.testing.assert_allclose(cosine(first, second), [want], rtol=2e-7 if dtype == "float32" else 1e-12)
     assert np.isnan(cosine(a * 0, b))
     assert np.isnan(cosine(a[:0], b[:0]))

@@ -1,6 +1,7 @@
 """Watching signals and gradients flow through a network, without a change to it or to the training loop."""
 
 from tinyres.flow import plots
+from tinyres.flow.compare import compare
 from tinyres.flow.gradcam import gradcam
 from tinyres.flow.plots import depth_plot
 from tinyres.flow.record import ROLES, Record
@@ -11,6 +12,7 @@ __all__ = [
     "ROLES",
     "STATISTICS",
     "Record",
+    "compare",
     "depth_plot",
     "gradcam",
     "plots",

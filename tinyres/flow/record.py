@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,8 @@ from tinyres.backend import Array, to_host, xp
 from tinyres.files import atomic_write, write_csv
 from tinyres.flow.histogram import BINS, to_text
 from tinyres.flow.measure import WIDTH, read
+from tinyres.flow.pictures import Pictures
 from tinyres.flow.statistics import STATISTICS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
 
 PARTS = (
     "skip",
@@ -112,15 +109,14 @@ class Record:
         rows = rows[np.argsort(rows["position"])]
         return rows["position"], rows["name"].tolist(), rows[statistic]
 
-    def plot(self, **options: Any) -> Axes:
-        """`depth_plot` of this record alone."""
-        from tinyres.flow.plots import depth_plot
-
-        return depth_plot(self, **options)
+    @property
+    def plot(self) -> Pictures:
+        """Pictures of this record: `plot.depth(…)`, `plot.heatmap(…)`, …; `plot(…)` is `plot.depth(…)`."""
+        return Pictures(self)
 
     # Elsewhere
 
-    def to_pandas(self) -> DataFrame:
+    def to_pandas(self) -> Any:
         """The table as a pandas DataFrame; each cell of `histogram` is an array (64,).
 
         Raises:

@@ -183,8 +183,9 @@ class Recorder:
             call.expect_output(output)
             if run == 0 and isinstance(weight := getattr(module, "weight", None), Tensor):
                 call.expect_weight(weight)  # once, however often the module runs
-            if isinstance(module, Add) and all(isinstance(tensor, Tensor) for tensor in (*inputs, output)):
-                call.expect_parts(*inputs, output)
+            if isinstance(module, Add) and all(isinstance(operand, Tensor) for operand in inputs):
+                branch, skip = inputs
+                call.expect_parts(branch, skip, output)
 
         return hook
 
