@@ -106,7 +106,7 @@ def test_on_a_gpu_it_is_the_same(model, cupy):
     ("options", "message"),
     [
         (dict(layer="layer9"), r"layer is 'layer9', expected one of conv1, bn1"),
-        (dict(layer="fc"), r"output of layer fc is \(3, 10\), expected maps \(N, K, h, w\)"),
+        (dict(layer="fc"), r"layer fc gives no maps, expected one whose output is \(N, K, h, w\)"),
         (dict(target=10), "target is 10, expected a class below 10, or one for each of 3 images"),
         (dict(target=[1, 2]), r"target is \[1, 2\], expected a class below 10"),
         (dict(target=-1), "target is -1"),

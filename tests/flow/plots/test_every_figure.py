@@ -30,7 +30,6 @@ figures = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 @pytest.fixture(scope="module")
 def records():
     return {
-        "ResNet-20": synthetic.record(20),
         "ResNet-56": synthetic.record(56, shortcut="B"),
         "plain-56": synthetic.record(56, residual=False, growth=1.06),
     }
@@ -61,7 +60,7 @@ def test_it_draws_where_it_is_told(draw, small):
 
 
 @figures
-@pytest.mark.parametrize("name", ["ResNet-20", "ResNet-56", "plain-56"])
+@pytest.mark.parametrize("name", ["ResNet-56", "plain-56"])
 def test_nothing_is_cut_and_no_two_names_along_an_axis_overlap(draw, records, name):
     figure = draw(records[name]).figure
     figure.draw_without_rendering()

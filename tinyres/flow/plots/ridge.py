@@ -14,6 +14,7 @@ from tinyres.flow.plots.reading import Source, at, read, spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEAST = 1e-3  # a share that can be seen
 OVERLAP = 1.9  # the highest ridge, in distances between two
 MOST = 40  # steps
 
@@ -72,8 +73,8 @@ def ridge(
             marks.add(mark)
             look = dict(markersize=4, fillstyle="none", color="black", transform=ax.get_yaxis_transform())
             ax.plot([0.02], [-index], mark, zorder=3 + len(rows), **look)
-    used = np.flatnonzero(counts.any(axis=0))
-    low, high = (used[0], used[-1]) if used.size else (0, len(middles) - 1)
+    seen = np.flatnonzero((shares > LEAST).any(axis=0))
+    low, high = (seen[0], seen[-1]) if seen.size else (0, len(middles) - 1)
     ax.set_xlim(middles[low] / 4, middles[high] * 4)
     ax.set_ylim(-len(rows) + 0.5, OVERLAP + 0.2)
     ax.set_title(title, loc="left", fontsize="medium")
