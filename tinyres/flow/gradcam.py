@@ -35,7 +35,7 @@ def gradcam(model: Module, x: Any, target: Any = None, layer: str | None = None)
     maps: list[Tensor] = []  # the last that were seen
 
     def see(_module: Module, _inputs: tuple[Any, ...], output: Any) -> None:
-        if layer is not None or (isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1):
+        if isinstance(output, Tensor) and output.ndim == 4 and (layer is not None or min(output.shape[2:]) > 1):
             maps[:] = [output]
 
     parameter = next(model.parameters())
@@ -45,11 +45,10 @@ def gradcam(model: Module, x: Any, target: Any = None, layer: str | None = None)
     try:
         with model.unchanged(), tape():
             scores = model.eval()(x)  # (N, classes)
-            a = maps[0] if maps else scores  # (N, K, h, w)
-            if a.ndim != 4:
-                raise ValueError(
-                    f"gradcam: the output of layer {layer or 'none'} is {a.shape}, expected maps (N, K, h, w)"
-                )
+            if not maps:
+                what = "no layer gives maps" if layer is None else f"layer {layer} gives no maps"
+                raise ValueError(f"gradcam: {what}, expected one whose output is (N, K, h, w)")
+            a = maps[0]  # (N, K, h, w)
             a.retain_grad()
             scores.backward(to_device(one_hot(scores, target), x.device))
     finally:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
 
 # Lengths in units of the distance between two layers.
-WIDEST = 28  # layers in a row
+WIDEST = 35  # a row
 GAP = 0.5  # between two blocks
 PITCH = 3.1  # between two rows
 TOP = 0.95  # of a skip's arc above its row
@@ -104,23 +104,20 @@ def arranged(layers: list[Layer]) -> list[list[Group]]:
     """Rows of blocks: a new one for each stage, and where a row is full. Layers outside of blocks stand alone."""
     lines: list[list[Group]] = []
     stage = ""
-    for (block, _), members in itertools.groupby(enumerate(layers), lambda pair: (pair[1].block, alone(pair))):
+    for _, members in itertools.groupby(enumerate(layers), lambda pair: pair[1].block or pair[0]):
         mine = [layer for _, layer in members]
-        main = [layer for layer in mine if SHORTCUT not in layer.name]
+        adds = any(layer.kind == "Add" for layer in mine)
+        main = [layer for layer in mine if not (adds and SHORTCUT in layer.name)]
+        aside = [layer for layer in mine if adds and SHORTCUT in layer.name]
+        block = mine[0].block
         here = block.rpartition(".")[0]
         x = lines[-1][-1].x + len(lines[-1][-1].layers) + GAP if lines else 0.0
-        if not lines or (here and stage and here != stage) or x + len(main) > WIDEST * (1 + GAP / 2):
+        if not lines or (here and stage and here != stage) or x + len(main) > WIDEST:
             lines.append([])
             x = 0.0
         stage = here or stage
-        lines[-1].append(Group(block, main, [layer for layer in mine if layer not in main], x))
+        lines[-1].append(Group(block, main, aside, x))
     return lines
-
-
-def alone(pair: tuple[int, Layer]) -> int:
-    """A number of its own for each layer outside of blocks, the same one for all others."""
-    index, layer = pair
-    return -1 if layer.block else index
 
 
 def values_of(group: Group) -> list[float]:

@@ -36,7 +36,7 @@ WORDS = {
 }
 LOGARITHMIC = ("std", "rms", "abs_max")
 MARKS = {"x": "missing", "o": "exactly zero"}  # of points that have no place on a log scale
-ABOVE: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)  # where a legend is
+ABOVE: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)  # a legend
 FILLS = {"missing": ("0.85", "////"), "exactly zero": ("white", "...")}  # of areas that have no colour: face, hatch
 
 
@@ -102,9 +102,8 @@ def name_ticks(axis: Axis, names: Sequence[str], places: Sequence[float] | None 
     across = axis is axis.axes.xaxis
     box = axis.axes.get_window_extent()
     length = (box.width if across else box.height) * 72 / axis.axes.figure.dpi  # points
-    room = (
-        8 + 4.5 * max(map(len, names), default=0) if across and "rotation" not in look else 9
-    )  # points that a name in small letters takes
+    lying = across and "rotation" not in look
+    room = 8 + 4.5 * max(map(len, names), default=0) if lying else 9  # points that a name in small letters takes
     every = max(1, math.ceil(len(names) * room / length))
     axis.set_ticks(list(range(len(names)) if places is None else places)[::every], names[::every], fontsize=7, **look)
 

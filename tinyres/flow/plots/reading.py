@@ -24,6 +24,13 @@ class Grid(NamedTuple):
     steps: list[int]  # S
     values: Values  # (L, S), NaN where there is no row
 
+    def at(self, positions: np.ndarray[Any, Any]) -> Values:
+        """The values of the layers at these positions, (positions, S), NaN where there is none."""
+        found = np.full((len(positions), len(self.steps)), np.nan)
+        _, here, there = np.intersect1d(positions, self.positions, return_indices=True)
+        found[here] = self.values[there]
+        return found
+
 
 def read(source: Source) -> Record:
     """A record as it is, or from the file it was saved in."""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyres.flow import style
+from tinyres.flow.histogram import LOWEST
 from tinyres.flow.plots.drawing import WORDS, legend, name_ticks, note
 from tinyres.flow.plots.reading import Source, at, read, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST = -48  # bin k counts 2^(k + LEAST) <= |x| < 2^(k + LEAST + 1); all smaller values are in the first
+LEAST = 1e-3  # a share that can be seen
 OVERLAP = 1.9  # the highest ridge, in distances between two
 MOST = 40  # steps
 
@@ -58,7 +59,7 @@ def ridge(
         return note(ax, f"no {role} of {layer or kind or 'any module'} was recorded")
     counts = rows["histogram"].astype(float)  # (ridges, 64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    middles = 2.0 ** (np.arange(counts.shape[1]) + LEAST + 0.5)
+    middles = 2.0 ** (np.arange(counts.shape[1]) + LOWEST + 0.5)
     heights = shares * (OVERLAP / max(shares.max(), 1e-9))
     marks = set()
     ax.set_xscale("log")
@@ -72,8 +73,8 @@ def ridge(
             marks.add(mark)
             look = dict(markersize=4, fillstyle="none", color="black", transform=ax.get_yaxis_transform())
             ax.plot([0.02], [-index], mark, zorder=3 + len(rows), **look)
-    used = np.flatnonzero(counts.any(axis=0))
-    low, high = (used[0], used[-1]) if used.size else (0, len(middles) - 1)
+    seen = np.flatnonzero((shares > LEAST).any(axis=0))
+    low, high = (seen[0], seen[-1]) if seen.size else (0, len(middles) - 1)
     ax.set_xlim(middles[low] / 4, middles[high] * 4)
     ax.set_ylim(-len(rows) + 0.5, OVERLAP + 0.2)
     ax.set_title(title, loc="left", fontsize="medium")

@@ -51,7 +51,7 @@ def ratio(record: Record, kind: str | None) -> Grid:
     """rms(update) / rms(weight) of each layer and step; NaN where either is missing, or the weight is zero."""
     updates, weights = grid(record, "update", "rms", kind), grid(record, "weight", "rms", kind)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = updates.values / weights.values[np.isin(weights.positions, updates.positions)]
+        values = updates.values / weights.at(updates.positions)
     return updates._replace(values=values)
 
 
