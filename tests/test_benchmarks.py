@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import tinyres  # noqa: E402
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import contest, programme, report  # noqa: E402
+from benchmarks import contest, programme, report, watching  # noqa: E402
 from benchmarks.contest import Contest, Entry, Result  # noqa: E402
 from tinyres import models  # noqa: E402
 
@@ -256,3 +256,15 @@ def test_a_wrong_argument_gets_a_sentence(arguments, sentence):
     app.command()(command.main)
     ran = CliRunner().invoke(app, arguments)
     assert ran.exit_code == 2 and sentence in " ".join(ran.output.replace("│", " ").split())
+
+
+def test_what_watching_costs():
+    found = contest.run(watching.contest(20, 2, 8, 1), 2, {}, lambda: None)
+    assert not found.failed
+    assert list(found.seconds) == ["unwatched", "every 1", "every 10"]
+    found.seconds = {"unwatched": [1.0, 2.0, 1.0], "every 1": [1.5, 2.2, 1.2], "every 10": [1.0, 2.1, 1.1]}
+    assert watching.costs(found) == [
+        "ResNet-20, 8², batch 2, 1 threads, unwatched: 1000 ms",
+        "watched, every 1: 1.20 (1.10–1.50) of that",
+        "watched, every 10: 1.05 (1.00–1.10) of that",
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 
 import tinyres
 from benchmarks.contestants.inputs import LEARNING_RATE, images, labels, random
-from tinyres import Tensor, models, optim
+from tinyres import Tensor, flow, models, optim
 from tinyres import functional as F
 
 tinyres.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -41,6 +41,23 @@ def training(depth: int, batch: int, side: int) -> Callable[[], None]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+    return step
+
+
+def watching(depth: int, batch: int, side: int, every: int) -> Callable[[], None]:
+    """`every` steps of training, of which one is recorded."""
+    model = models.get(f"resnet{depth}")
+    optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
+    x, y = Tensor(channels_last(images(batch, side))), Tensor(labels(batch))
+
+    def step() -> None:
+        with flow.watch(model, optimizer, every):
+            for _ in range(every):
+                loss = F.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
 
     return step
 

@@ -132,7 +132,7 @@ def test_in_a_terminal_each_layer_of_the_last_step_has_a_line(record):
 def test_in_a_terminal_an_addition_says_how_large_its_branch_is(record):
     (line,) = [line for line in str(record).splitlines() if line.startswith("layer2.0.add ")]
     rows = {row["role"]: row["rms"] for row in record.rows if (row["step"], row["name"]) == (2, "layer2.0.add")}
-    forward, backward = line.partition("branch/skip ")[2].split(", of gradients ")
+    forward, backward = line.partition("branch/skip ")[2].split(", backward ")
     np.testing.assert_allclose(float(forward), rows["branch"] / rows["skip"], rtol=0.05)
     np.testing.assert_allclose(float(backward), rows["branch_grad"] / rows["skip_grad"], rtol=0.05)
 

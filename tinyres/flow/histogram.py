@@ -49,7 +49,7 @@ def sample(x: Array) -> Array:
     if x.size <= SAMPLE * RUN:
         return x
     runs = x[: x.size // RUN * RUN].reshape(-1, RUN)
-    return runs[xp(x).arange(SAMPLE) * len(runs) // SAMPLE].reshape(-1)
+    return runs.take(xp(x).arange(SAMPLE) * len(runs) // SAMPLE, axis=0).reshape(-1)
 
 
 def to_text(counts: np.ndarray) -> str:

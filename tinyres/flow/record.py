@@ -224,6 +224,6 @@ def alarm(layer: Rows) -> list[str]:
 
 def shares(rms: dict[str, float]) -> list[str]:
     """How large an addition's branch is beside its skip, forward and backward."""
-    pairs = {"": (rms["branch"], rms["skip"]), ", of gradients ": (rms["branch_grad"], rms["skip_grad"])}
+    pairs = {"": (rms["branch"], rms["skip"]), ", backward ": (rms["branch_grad"], rms["skip_grad"])}
     ratios = [f"{way}{branch / skip:.2g}" for way, (branch, skip) in pairs.items() if branch >= 0 and skip > 0]
     return [f"branch/skip {''.join(ratios)}"] if ratios else []
