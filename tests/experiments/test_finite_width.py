@@ -16,7 +16,7 @@ from tinyres.experiments.finite_width import FiniteWidth, Row, fit, log_norm, va
 
 @pytest.fixture(scope="module")
 def result():
-    return run(FiniteWidth().made_quick(), progress=False)
+    return run(FiniteWidth(**FiniteWidth.quick), progress=False)
 
 
 def test_the_claim_holds(result):

@@ -17,7 +17,7 @@ from tinyres.nn import Add, Module  # noqa: E402
 
 @pytest.fixture(scope="module")
 def result():
-    return run(IdentityBias().made_quick(), progress=False)
+    return run(IdentityBias(**IdentityBias.quick), progress=False)
 
 
 def test_the_claim_holds(result):

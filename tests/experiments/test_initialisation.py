@@ -16,7 +16,7 @@ from tinyres.experiments.initialisation import CONVNETS, NETS, Initialisation  #
 
 @pytest.fixture(scope="module")
 def result():
-    return run(Initialisation().made_quick(), progress=False)
+    return run(Initialisation(**Initialisation.quick), progress=False)
 
 
 def test_the_claim_holds(result):

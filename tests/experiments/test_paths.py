@@ -16,7 +16,7 @@ from tinyres.experiments.paths import CONVNETS, NETS, Paths  # noqa: E402
 
 @pytest.fixture(scope="module")
 def result():
-    return run(Paths().made_quick(), progress=False)
+    return run(Paths(**Paths.quick), progress=False)
 
 
 def mean(rows, net, seed):

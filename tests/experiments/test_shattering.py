@@ -17,7 +17,7 @@ from tinyres.experiments.shattering import NETS, NOISE, Shattering  # noqa: E402
 
 @pytest.fixture(scope="module")
 def result():
-    return run(Shattering().made_quick(), progress=False)
+    return run(Shattering(**Shattering.quick), progress=False)
 
 
 def test_the_claim_holds(result):

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinyres.experiments.experiment import Claim, Experiment, Result, parse, processes, run
 
-NAMES = ("initialisation",)
+NAMES = ("initialisation", "paths", "shattering", "identity_bias", "finite_width")
 
 
 def get(name: str) -> type[Experiment]:
