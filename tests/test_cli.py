@@ -54,6 +54,7 @@ OPTIONS = {
     "predict": "checkpoint top output seed device",
     "audit": "shape seed",
     "mutants": "output",
+    "report": "steps output",
     "experiment": "quick seeds set workers output",
     "summary": "image-size in-channels num-classes stride-in output seed",
 }
@@ -468,3 +469,18 @@ def test_an_experiment_writes_its_picture_and_says_what_was_seen(tmp_path):
         assert (tmp_path / f"initialisation.{ending}").stat().st_size
         assert f"initialisation.{ending}" in text
     assert "7 of 7 cases were measured before" in succeeds(tinyres(*command))
+
+
+def test_a_report_of_two_runs(tmp_path):
+    options = "--depth", "20", "--train-images", "64", "--epochs", "1", "--output", str(tmp_path)
+    succeeds(tinyres("gradflow", *options))
+    runs = [tmp_path / f"{name}-20-gradients.npz" for name in ("plain", "resnet")]
+    steps = [tmp_path / f"{name}-20-steps.csv" for name in ("plain", "resnet")]
+    page = tmp_path / "report.html"
+    command = "report", *runs, "--steps", steps[0], "--steps", steps[1], "--output", page
+    assert f"wrote {page}" in succeeds(tinyres(*command))
+    text = page.read_text(encoding="utf-8")
+    assert "plain-20-gradients" in text and "resnet-20-gradients" in text
+    fails(tinyres("report", runs[0], runs[0]), "expected a file name for each run")
+    fails(tinyres("report", *runs, "--steps", steps[0]), "1 --steps came, expected none or one for each of 2")
+    fails(tinyres("report", steps[0]), "no record of flow")

@@ -110,6 +110,27 @@ def experiment(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Records that `Record.save` or `tinyres gradflow` wrote, .npz.")],
+    steps: Annotated[
+        list[Path] | None, typer.Option(help="For each record its steps.csv, for the curve of the loss.")
+    ] = None,
+    output: Annotated[Path, typer.Option(dir_okay=False, help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Make one HTML page of recorded runs: figures that move with the step, every layer's numbers, no network."""
+    from tinyres import flow
+
+    names = [path.stem for path in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"report: the records are named {', '.join(names)}, expected a file name for each run")
+    if steps and len(steps) != len(runs):
+        raise ValueError(f"report: {len(steps)} --steps came, expected none or one for each of {len(runs)} records")
+    history = dict(zip(names, steps, strict=True)) if steps else None
+    path = flow.report(dict(zip(names, runs, strict=True)), output, history)
+    out.print(f"wrote {path}", soft_wrap=True)
+
+
+@app.command()
 def train(
     model: Model = Recipe.model,
     data: Data = Recipe.data,
