@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 from tinyres.experiments.gradflow import Gradflow, run  # noqa: E402
 from tinyres.flow import Record  # noqa: E402
+from tinyres.flow.histogram import to_text  # noqa: E402
 from tinyres.training.recipe import Recipe  # noqa: E402
 
 NAMES = "plain-20", "ResNet-20"
@@ -89,9 +90,7 @@ def test_gradient_files_are_the_record(result, folder, name):
         if rows[field].dtype.kind == "f":
             np.testing.assert_array_equal(np.array(values, float), rows[field], err_msg=field)
         elif field == "histogram":
-            pairs = [[pair.split(":") for pair in value.split()] for value in values]
-            counted = [{int(exponent) + 48: int(count) for exponent, count in row} for row in pairs]
-            assert counted == [{bin: count for bin, count in enumerate(row) if count} for row in rows[field].tolist()]
+            assert values == [to_text(counts) for counts in rows[field]]
         else:
             assert values == [str(value) for value in rows[field]], field
     assert Record.load(folder / f"{name.lower()}-gradients.npz").rows.tobytes() == rows.tobytes()

@@ -499,6 +499,8 @@ def test_on_a_gpu_nothing_waits_until_the_rows_are_read(cupy):
     unwatched, (watched, record) = waits(False)[0], waits(True)
     assert watched == unwatched
     np.testing.assert_allclose(record.rows["rms"], on_host.rows["rms"], rtol=1e-3)
+    np.testing.assert_allclose(record.rows["cosine"], on_host.rows["cosine"], atol=1e-3)
+    np.testing.assert_array_equal(record.rows["histogram"].sum(1), on_host.rows["histogram"].sum(1))
 
 
 @pytest.mark.parametrize("every", [0, -1])

@@ -318,7 +318,7 @@ def test_on_a_gpu_nothing_waits(cupy):
 def test_a_snapshot_records_the_same_rows(network, grain):
     found, expected = (flow.snapshot(make(network, g), *batch()).rows for g in (grain, None))
     assert not np.isnan(expected["rms"]).any()
-    np.testing.assert_array_equal(found, expected)
+    assert found.tobytes() == expected.tobytes()  # with every NaN: most rows have no cosine
 
 
 @pytest.mark.parametrize("grain", GRAINS)
@@ -339,7 +339,7 @@ def test_a_watch_records_the_same_rows(grain, with_optimizer):
         assert record.steps == [0, 2]
         return record.rows
 
-    np.testing.assert_array_equal(rows(grain), rows(None))
+    assert rows(grain).tobytes() == rows(None).tobytes()
 
 
 @pytest.mark.parametrize("grain", ["blocks", "everything"])

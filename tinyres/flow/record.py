@@ -19,12 +19,7 @@ from tinyres.flow.measure import WIDTH, read
 from tinyres.flow.pictures import Pictures
 from tinyres.flow.statistics import STATISTICS
 
-PARTS = (
-    "skip",
-    "branch",
-    "skip_grad",
-    "branch_grad",
-)  # of a residual addition, and of the gradient by its block's input
+PARTS = ("skip", "branch", "skip_grad", "branch_grad")  # of an addition, and of the gradient by its block's input
 ROLES = ("activation", "activation_grad", "weight", "weight_grad", "update", *PARTS)
 NUMBERS = (*STATISTICS, "cosine")
 

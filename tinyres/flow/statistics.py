@@ -21,6 +21,7 @@ from tinyres.threads import BLOCK_BYTES, for_each
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
 
 SCRATCH_BYTES = 16  # for each element of a block
+ONES = np.ones(BLOCK_BYTES["cpu"] // SCRATCH_BYTES, np.float32)
 TINY = 1e-12  # the square of this and of its inverse are far from the ends of float32's range, 1e-38 and 3e38
 
 
@@ -66,7 +67,7 @@ def quick_sums(block: Array) -> tuple[Any, ...] | None:
     least, largest = block.min(), block.max()
     if not TINY < max(-least, largest) < 1 / TINY:  # nor is NaN
         return None
-    first, second = float(block.sum()), float(block @ block)
+    first, second = float(block @ ONES[: block.size]), float(block @ block)  # BLAS sums in half of NumPy's time
     if first * first > block.size * second / 2:
         return None
     return block.size, 0, np.count_nonzero(block == 0), first, second, least, largest
