@@ -468,7 +468,7 @@ def test_an_experiment_writes_its_picture_and_says_what_was_seen(tmp_path):
     for ending in ("png", "csv", "npz", "txt"):
         assert (tmp_path / f"initialisation.{ending}").stat().st_size
         assert f"initialisation.{ending}" in text
-    assert "7 of 7 cases were measured before" in succeeds(tinyres(*command))
+    assert "11 of 11 cases were measured before" in succeeds(tinyres(*command))
 
 
 def test_a_report_of_two_runs(tmp_path):
