@@ -1,0 +1,117 @@
+"""Degradation: with more layers, plain nets fit even the training images worse, and residual nets do not (He et al.
+2015, fig. 1 and 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
+from tinyres.experiments.trained import train
+from tinyres.training import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Row(NamedTuple):
+    family: str  # "plain" or "ResNet"
+    depth: int
+    seed: int
+    epoch: int
+    error: float  # share of wrong answers over the epoch's images, each as it was shown, 0 to 1
+    loss: float  # the cross-entropy's mean over them
+
+
+@dataclass(frozen=True)
+class Degradation(Experiment):
+    """Two depths, plain and residual, trained by one recipe without augmentation. The residual blocks start as the
+    identity (zero-γ; Goyal et al. 2017, §5.1).
+
+    data: as `tinyres.training.Recipe` takes it: a name, or a folder that holds train/ and test/. shallow, deep: the
+    two depths, 6n + 2. width: factor on the paper's channels 16, 32, 64. image_size: side to shrink the images to,
+    0 for their own. margin: by how much, from 0 to 1, the deep plain net's error is to be above the shallow one's.
+    """
+
+    data: str = "cifar10"
+    train_images: int = 3000
+    image_size: int = 0
+    shallow: int = 20
+    deep: int = 56
+    width: float = 0.5
+    epochs: int = 12
+    batch_size: int = 128
+    lr: float = 0.1
+    warmup_steps: int = 0
+    margin: float = 0.1
+
+    name: ClassVar[str] = "degradation"
+    quick: ClassVar[dict[str, Any]] = {}
+
+    def cases(self) -> list[Case]:
+        nets = [(family, depth) for family in ("plain", "ResNet") for depth in (self.shallow, self.deep)]
+        return [(*net, seed) for seed in range(self.seeds) for net in nets]
+
+    def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
+        history = train(self.recipe(*case), output=output, progress=progress).history
+        return [Row(*case, row.epoch, 1 - row.train_accuracy, row.train_loss) for row in history.epochs]
+
+    def recipe(self, family: str, depth: int, seed: int) -> Recipe:
+        start = {"zero_init_residual": True} if family == "ResNet" else {}
+        return Recipe(
+            model=f"{family.lower()}{depth}",
+            model_options={"width": self.width, **start},
+            data=self.data,
+            train_images=self.train_images,
+            image_size=self.image_size,
+            augment=False,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            schedule="constant",
+            warmup_steps=self.warmup_steps,
+            seed=seed,
+        )
+
+    def plot(self, rows: Rows) -> Figure:
+        import matplotlib.pyplot as plt
+
+        from tinyres.flow import style
+
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+        for axis, family in zip(axes, ("plain", "ResNet"), strict=True):
+            style.axes(axis)
+            for index, depth in enumerate((self.shallow, self.deep)):
+                mine = rows[(rows.family == family) & (rows.depth == depth)]
+                epochs = np.unique(mine.epoch)
+                errors = 100 * np.stack([mine[mine.seed == seed].error for seed in np.unique(mine.seed)])  # (seeds, E)
+                look = {**style.line(index), "linewidth": (1.2, 2.6)[index], "marker": ""}
+                axis.plot(epochs, errors.mean(axis=0), **look, label=f"{depth} layers")
+                lower, upper = errors.min(axis=0), errors.max(axis=0)
+                axis.fill_between(epochs, lower, upper, color=look["color"], alpha=0.2, linewidth=0)
+            axis.set(title=family, xlabel="epoch")
+        axes[0].set(ylabel="training error (%)", ylim=(0, 100))
+        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        return figure
+
+    def claim(self, rows: Rows) -> Claim:
+        last = rows[rows.epoch == rows.epoch.max()]
+
+        def errors(family: str, depth: int) -> np.ndarray:  # (seeds,), the last epoch's
+            return np.asarray(last[(last.family == family) & (last.depth == depth)].error)
+
+        plain = errors("plain", self.deep) - errors("plain", self.shallow)
+        residual = errors("ResNet", self.deep) - errors("ResNet", self.shallow)
+        seen = "training error, the seeds in turn: " + "; ".join(
+            f"{family}-{depth} {', '.join(f'{error:.1%}' for error in errors(family, depth))}"
+            for family in ("plain", "ResNet")
+            for depth in (self.shallow, self.deep)
+        )
+        expected = (
+            f"plain-{self.deep} has a training error at least {100 * self.margin:g} points above plain-{self.shallow}'s, "
+            f"and ResNet-{self.deep} is not above ResNet-{self.shallow} (He et al. 2015, fig. 6; zero-γ)"
+        )
+        return Claim(expected, seen, tuple(map(bool, (plain >= self.margin) & (residual <= 0))))
