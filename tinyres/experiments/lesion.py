@@ -38,7 +38,8 @@ class Lesion(Experiment):
     data: as `tinyres.training.Recipe` takes it. plain, residual: the depths, 6n + 2. width: factor on the channels
     16, 32, 64 of the nets that are trained. weights: a file with a trained ResNet of width 1, used in place of
     training one; its images are normalised as is usual for ImageNet. test_images: how many to measure the error on.
-    swaps: how many exchanges, each `draws` times at random.
+    swaps: how many exchanges, each `draws` times at random. little, much: by how much, from 0 to 1, the error may
+    rise and has to rise where one block is deleted.
     """
 
     data: str = "digits"
@@ -54,9 +55,18 @@ class Lesion(Experiment):
     test_images: int = 1000
     swaps: tuple[int, ...] = (1, 2, 4, 8, 16)
     draws: int = 5
+    little: float = 0.05
+    much: float = 0.2
 
     name: ClassVar[str] = "lesion"
-    quick: ClassVar[dict[str, Any]] = {}
+    quick: ClassVar[dict[str, Any]] = {
+        "seeds": 1,
+        "train_images": 2000,
+        "epochs": 5,
+        "residual": 32,
+        "test_images": 250,
+        "draws": 2,
+    }
 
     def cases(self) -> list[Case]:
         return [(family, seed) for seed in range(self.seeds) for family in ("plain", "ResNet")]
@@ -95,3 +105,48 @@ class Lesion(Experiment):
                 with flow.reordered(model, order):
                     rows.append(Row(family, seed, "", swaps, flow.kendall_tau(order), error(model)))
         return rows
+
+    def plot(self, rows: Rows) -> Figure:
+        """Left, the first seed's error with each block deleted; right, all seeds' errors with blocks shuffled."""
+        import matplotlib.pyplot as plt
+
+        from tinyres.flow import style
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8), layout="constrained", sharey=True)
+        names = {"plain": f"plain-{self.plain}", "ResNet": f"ResNet-{self.residual}"}
+        lesions = {}
+        for index, (family, name) in enumerate(names.items()):
+            mine = rows[rows.family == family]
+            one = mine[(mine.seed == 0) & (mine.swaps == 0)]
+            lesions[name] = dict(zip(one.deleted.tolist(), 100 * one.error, strict=True))
+            moved = mine[mine.deleted == ""]
+            look = {**style.line(index), "linestyle": "", "markersize": 5}
+            right.plot(moved.tau, 100 * moved.error, **look, label=name)
+        flow.lesion_plot(lesions, "test error (%)", left)
+        left.get_legend().remove()
+        left.set(title="One block deleted", ylim=(0, 100))
+        style.axes(right)
+        right.set(title="Blocks exchanged", xlabel="how much of the order is left (Kendall's τ)")
+        right.invert_xaxis()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        return figure
+
+    def claim(self, rows: Rows) -> Claim:
+        seeds = np.unique(rows.seed)
+        rises = {family: [median_rise(rows, family, seed) for seed in seeds] for family in ("plain", "ResNet")}
+        seen = "median rise of the test error, in points: " + "; ".join(
+            f"{family} {', '.join(f'{100 * rise:.1f}' for rise in values)}" for family, values in rises.items()
+        )
+        expected = (
+            f"deleting a block of ResNet-{self.residual} costs little, in the median {100 * self.little:g} points of test "
+            f"error at most, and of plain-{self.plain} {100 * self.much:g} points or more (Veit et al. 2016, fig. 3)"
+        )
+        verdicts = (a >= self.much and b <= self.little for a, b in zip(*rises.values(), strict=True))
+        return Claim(expected, seen, tuple(map(bool, verdicts)))
+
+
+def median_rise(rows: Rows, family: str, seed: int) -> float:
+    """By how much one deleted block raises the error, in the median over the blocks that can be deleted."""
+    mine = rows[(rows.family == family) & (rows.seed == seed) & (rows.swaps == 0)]
+    whole, broken = mine[mine.deleted == ""].error, mine[mine.deleted != ""].error
+    return float(np.nanmedian(broken) - whole[0])

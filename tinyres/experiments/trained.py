@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tinyres.backend import manual_seed
 from tinyres.models import load_state_dict_file
 from tinyres.nn import Module
 from tinyres.training import History, Recipe, fit
+
+Make = Callable[..., Module]  # (num_classes=, in_channels=) → a network
 
 
 class Trained(NamedTuple):
@@ -20,14 +24,23 @@ class Trained(NamedTuple):
     recipe: Recipe
 
 
-def train(recipe: Recipe, model: Module | None = None, output: Path | None = None, progress: bool = False) -> Trained:
-    """Train `model`, or the one that the recipe names, as the recipe says.
+def build(recipe: Recipe, make: Make | None = None) -> Module:
+    """The network that a prepared recipe names, or the one that `make` makes, with weights from the recipe's seed."""
+    if make is None:
+        return recipe.build_model()
+    manual_seed(recipe.seed)
+    return make(num_classes=len(recipe.classes), in_channels=len(recipe.mean))
 
-    output: where to save at each epoch's end; what is found there goes on. Raises KeyboardInterrupt at Ctrl-C.
+
+def train(recipe: Recipe, make: Make | None = None, output: Path | None = None, progress: bool = False) -> Trained:
+    """Train the network that `build` gives as the recipe says.
+
+    output: where to save at each epoch's end; what is found there goes on. Raises KeyboardInterrupt at Ctrl-C, and
+    FloatingPointError where the loss is not finite.
     """
     recipe = recipe.prepared()
-    model = recipe.build_model() if model is None else model
-    loader, optimizer = recipe.loader(train=True), recipe.build_optimizer(model)
+    model, loader = build(recipe, make), recipe.loader(train=True)
+    optimizer = recipe.build_optimizer(model)
     scheduler = recipe.build_scheduler(optimizer, recipe.epochs * len(loader))
     history = fit(
         model,

@@ -1,0 +1,136 @@
+"""Identity mappings: what happens when something stands on the skip, and which order of norm, rectifier and addition
+is best (He et al. 2016, tables 1 and 2).
+
+With nothing on it, the skip hands gradients on as they are: x_L = x_l + ΣF (eq. 4). A factor λ on each skip becomes
+Πλ (eq. 8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
+from tinyres.experiments.trained import build, train
+from tinyres.experiments.variants import Net, Variant
+from tinyres.flow import snapshot
+from tinyres.training import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHORTCUTS = {  # figure 2
+    "original": Variant(),
+    "½ skip": Variant(shortcut="half"),
+    "½ skip, ½ branch": Variant(branch="conv norm relu conv norm half", shortcut="half"),
+    "gate on skip": Variant(shortcut="gate"),
+    "1×1 convolution on skip": Variant(shortcut="convolution"),
+    "dropout on skip": Variant(shortcut="dropout"),
+}
+ORDERS = {  # figure 4
+    "BN after addition": Variant("conv norm relu conv", after="norm relu"),
+    "ReLU before addition": Variant("conv norm relu conv norm relu", after=""),
+    "ReLU-only pre-activation": Variant("relu conv norm relu conv norm", after="", stem="conv", top="relu"),
+    "full pre-activation": Variant("norm relu conv norm relu conv", after="", stem="conv", top="norm relu"),
+}
+NETS = SHORTCUTS | ORDERS
+
+
+class Row(NamedTuple):
+    net: str
+    seed: int
+    quantity: str  # "gradient" or "error"
+    place: int  # for a gradient the block, from 1; for an error the epoch, from 1
+    value: float  # rms of the loss's gradient by the block's sum before training; share of wrong answers in the epoch
+
+
+@dataclass(frozen=True)
+class IdentityMappings(Experiment):
+    """Each variant before training and trained by one recipe.
+
+    data: as `tinyres.training.Recipe` takes it. depth: 6n + 2. width: factor on the channels 16, 32, 64.
+    """
+
+    data: str = "digits"
+    train_images: int = 0
+    image_size: int = 14
+    depth: int = 56
+    width: float = 0.25
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float = 0.05
+
+    name: ClassVar[str] = "identity_mappings"
+    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "depth": 32, "epochs": 4}
+
+    def cases(self) -> list[Case]:
+        return [(net, seed) for net in NETS for seed in range(self.seeds)]
+
+    def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
+        net, seed = case
+        recipe = Recipe(
+            data=self.data,
+            train_images=self.train_images,
+            image_size=self.image_size,
+            augment=False,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            seed=seed,
+        )
+        make = partial(Net, NETS[net], self.depth, width=self.width)
+        prepared = recipe.prepared()
+        record = snapshot(build(prepared, make), *next(iter(prepared.loader(train=True))))
+        gradients = record.depth("activation_grad", "rms", kind="Add")[2]
+        history = train(recipe, make, output, progress).history
+        return [
+            *(Row(net, seed, "gradient", block, float(rms)) for block, rms in enumerate(gradients, start=1)),
+            *(Row(net, seed, "error", row.epoch, 1 - row.train_accuracy) for row in history.epochs),
+        ]
+
+    def plot(self, rows: Rows) -> Figure:
+        """Gradients through the depth, and the last epoch's training errors, a mark for each seed."""
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import MaxNLocator
+
+        from tinyres.flow import style
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+        errors, names = last_errors(rows), list(dict.fromkeys(rows.net))
+        style.axes(left)
+        style.axes(right)
+        for index, net in enumerate(names):
+            mine = rows[(rows.net == net) & (rows.quantity == "gradient")]
+            gradients = mine.value.reshape(-1, mine.place.max())  # (seeds, L)
+            look = {**style.line(index), "marker": style.MARKERS[index % 6], "markevery": 4}
+            middle = np.exp(np.log(gradients / gradients[:, -1:]).mean(axis=0))
+            left.plot(np.arange(1, len(middle) + 1), middle, **look, label=net)
+            right.plot(100 * errors[net], np.full(len(errors[net]), index), **{**look, "linestyle": "", "markersize": 6})
+        left.set(yscale="log", xlabel="block", ylabel="gradient rms, relative to the last block's")
+        left.set_title("Gradients before training")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.set_yticks(range(len(names)), names)
+        right.invert_yaxis()
+        right.set(title="After training", xlabel=f"training error in epoch {self.epochs} (%)", xlim=(0, None))
+        style.legend(left)
+        return figure
+
+    def claim(self, rows: Rows) -> Claim:
+        errors = last_errors(rows)
+        worse = [net for net in SHORTCUTS if net != "original"]
+        verdicts = np.all([errors[net] > errors["original"] for net in worse], axis=0)
+        seen = "training error in the last epoch: " + "; ".join(
+            f"{net} {', '.join(f'{error:.1%}' for error in values)}" for net, values in errors.items()
+        )
+        return Claim("anything on the skip makes training worse", seen, tuple(map(bool, verdicts)))
+
+
+def last_errors(rows: Rows) -> dict[str, np.ndarray]:
+    """Each net's training errors in the last epoch, (seeds,)."""
+    errors = rows[rows.quantity == "error"]
+    last = errors[errors.place == errors.place.max()]
+    return {net: np.asarray(last[last.net == net].value) for net in dict.fromkeys(rows.net)}
