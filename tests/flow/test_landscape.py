@@ -57,7 +57,9 @@ def test_a_filter_that_is_zero_stays():
 
 
 def test_a_direction_is_drawn_from_the_seed(model):
-    first, again, other = (flow.random_direction(model, np.random.default_rng(seed))["conv1.weight"] for seed in (1, 1, 2))
+    first, again, other = (
+        flow.random_direction(model, np.random.default_rng(seed))["conv1.weight"] for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     tinyres.manual_seed(3)
@@ -134,7 +136,9 @@ BOWL = Landscape(GRID, GRID, np.exp(GRID[None, :] ** 2 + 2 * GRID[:, None] ** 2)
 
 
 def test_lines(plt):
-    axes = flow.line_plot({"a": Landscape(GRID, np.zeros(1), BOWL.values[:1]), "b": Landscape(GRID, np.zeros(1), BOWL.values[2:3])})
+    axes = flow.line_plot(
+        {"a": Landscape(GRID, np.zeros(1), BOWL.values[:1]), "b": Landscape(GRID, np.zeros(1), BOWL.values[2:3])}
+    )
     np.testing.assert_array_equal(axes.lines[1].get_ydata(), BOWL.values[2])
     assert axes.get_yscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]

@@ -50,7 +50,9 @@ NAMES = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 def test_blocks():
     assert list(blocks(resnet())) == NAMES
     assert list(blocks(models.resnet50())) == [
-        f"layer{stage}.{block}" for stage, count in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True) for block in range(count)
+        f"layer{stage}.{block}"
+        for stage, count in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True)
+        for block in range(count)
     ]
     inner = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), nn.ReLU())
     assert blocks(inner) == {}

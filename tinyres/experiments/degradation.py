@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
-from tinyres.experiments.trained import train
-from tinyres.training import Recipe
+from tinyres.experiments.experiment import Case, Claim, Rows
+from tinyres.experiments.trained import TrainingExperiment, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,54 +26,46 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Degradation(Experiment):
-    """Two depths, plain and residual, trained by one recipe without augmentation. The residual blocks start as the
-    identity (zero-γ; Goyal et al. 2017, §5.1).
+class Degradation(TrainingExperiment):
+    """Two depths, plain and residual, trained at a constant rate. The residual blocks start as the identity (zero-γ;
+    Goyal et al. 2017, §5.1).
 
-    data: as `tinyres.training.Recipe` takes it: a name, or a folder that holds train/ and test/. shallow, deep: the
-    two depths, 6n + 2. width: factor on the paper's channels 16, 32, 64. image_size: side to shrink the images to,
-    0 for their own. margin: by how much, from 0 to 1, the deep plain net's error is to be above the shallow one's.
+    margin: by how much, from 0 to 1, the deep plain net's training error has to be above the shallow one's.
     """
 
     data: str = "cifar10"
     train_images: int = 3000
     image_size: int = 0
-    shallow: int = 20
-    deep: int = 56
     width: float = 0.5
-    epochs: int = 12
+    epochs: int = 20
     batch_size: int = 128
     lr: float = 0.1
-    warmup_steps: int = 0
+    shallow: int = 20
+    deep: int = 56
     margin: float = 0.1
 
     name: ClassVar[str] = "degradation"
-    quick: ClassVar[dict[str, Any]] = {}
+    quick: ClassVar[dict[str, Any]] = {
+        "seeds": 1,
+        "data": "digits",
+        "train_images": 1000,
+        "image_size": 14,
+        "width": 0.25,
+        "epochs": 5,
+        "batch_size": 32,
+        "lr": 0.05,
+    }
 
     def cases(self) -> list[Case]:
         nets = [(family, depth) for family in ("plain", "ResNet") for depth in (self.shallow, self.deep)]
         return [(*net, seed) for seed in range(self.seeds) for net in nets]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
-        history = train(self.recipe(*case), output=output, progress=progress).history
-        return [Row(*case, row.epoch, 1 - row.train_accuracy, row.train_loss) for row in history.epochs]
-
-    def recipe(self, family: str, depth: int, seed: int) -> Recipe:
+        family, depth, seed = case
         start = {"zero_init_residual": True} if family == "ResNet" else {}
-        return Recipe(
-            model=f"{family.lower()}{depth}",
-            model_options={"width": self.width, **start},
-            data=self.data,
-            train_images=self.train_images,
-            image_size=self.image_size,
-            augment=False,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            schedule="constant",
-            warmup_steps=self.warmup_steps,
-            seed=seed,
-        )
+        recipe = replace(self.recipe(f"{family.lower()}{depth}", seed, **start), schedule="constant")
+        history = train(recipe, output=output, progress=progress).history
+        return [Row(family, depth, seed, row.epoch, 1 - row.train_accuracy, row.train_loss) for row in history.epochs]
 
     def plot(self, rows: Rows) -> Figure:
         import matplotlib.pyplot as plt
@@ -111,7 +102,8 @@ class Degradation(Experiment):
             for depth in (self.shallow, self.deep)
         )
         expected = (
-            f"plain-{self.deep} has a training error at least {100 * self.margin:g} points above plain-{self.shallow}'s, "
-            f"and ResNet-{self.deep} is not above ResNet-{self.shallow} (He et al. 2015, fig. 6; zero-γ)"
+            f"plain-{self.deep} has a training error {100 * self.margin:g} points or more above that of "
+            f"plain-{self.shallow}, and ResNet-{self.deep} is not above "
+            f"ResNet-{self.shallow} (He et al. 2015, fig. 6; zero-γ)"
         )
         return Claim(expected, seen, tuple(map(bool, (plain >= self.margin) & (residual <= 0))))

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
-from tinyres.experiments.trained import build, train
+from tinyres.experiments.experiment import Case, Claim, Rows
+from tinyres.experiments.trained import TrainingExperiment, build, train
 from tinyres.experiments.variants import Net, Variant
 from tinyres.flow import snapshot
-from tinyres.training import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,20 +48,11 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class IdentityMappings(Experiment):
-    """Each variant before training and trained by one recipe.
+class IdentityMappings(TrainingExperiment):
+    """Each variant before training, and after it."""
 
-    data: as `tinyres.training.Recipe` takes it. depth: 6n + 2. width: factor on the channels 16, 32, 64.
-    """
-
-    data: str = "digits"
-    train_images: int = 0
-    image_size: int = 14
     depth: int = 56
-    width: float = 0.25
     epochs: int = 5
-    batch_size: int = 32
-    lr: float = 0.05
 
     name: ClassVar[str] = "identity_mappings"
     quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "depth": 32, "epochs": 4}
@@ -72,16 +62,7 @@ class IdentityMappings(Experiment):
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         net, seed = case
-        recipe = Recipe(
-            data=self.data,
-            train_images=self.train_images,
-            image_size=self.image_size,
-            augment=False,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=seed,
-        )
+        recipe = self.recipe("resnet20", seed)  # the model is not looked at
         make = partial(Net, NETS[net], self.depth, width=self.width)
         prepared = recipe.prepared()
         record = snapshot(build(prepared, make), *next(iter(prepared.loader(train=True))))
@@ -109,7 +90,9 @@ class IdentityMappings(Experiment):
             look = {**style.line(index), "marker": style.MARKERS[index % 6], "markevery": 4}
             middle = np.exp(np.log(gradients / gradients[:, -1:]).mean(axis=0))
             left.plot(np.arange(1, len(middle) + 1), middle, **look, label=net)
-            right.plot(100 * errors[net], np.full(len(errors[net]), index), **{**look, "linestyle": "", "markersize": 6})
+            right.plot(
+                100 * errors[net], np.full(len(errors[net]), index), **{**look, "linestyle": "", "markersize": 6}
+            )
         left.set(yscale="log", xlabel="block", ylabel="gradient rms, relative to the last block's")
         left.set_title("Gradients before training")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))

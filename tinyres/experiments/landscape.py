@@ -11,9 +11,10 @@ import numpy as np
 
 from tinyres import flow
 from tinyres.data import DataLoader, Subset
-from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
-from tinyres.experiments.trained import train
-from tinyres.training import Recipe, evaluate
+from tinyres.experiments.experiment import Case, Claim, Rows
+from tinyres.experiments.trained import TrainingExperiment, train
+from tinyres.flow.landscape import log_levels
+from tinyres.training import evaluate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,46 +29,27 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LossLandscape(Experiment):
-    """plain-`depth` and ResNet-`depth`, trained by one recipe; both in directions drawn with the seed.
+class LossLandscape(TrainingExperiment):
+    """plain-`depth` and ResNet-`depth`, each in two directions drawn with the seed.
 
-    data: as `tinyres.training.Recipe` takes it. width: factor on the channels 16, 32, 64. images: of the training
-    set, to measure the loss on. extent, points: the grid goes from -extent to extent on either axis, so many points.
+    images: how many of the training set to measure the loss on. extent, points: the grid goes from -extent to extent
+    on either axis, so many points.
     """
 
-    data: str = "digits"
-    train_images: int = 0
-    image_size: int = 14
     depth: int = 56
-    width: float = 0.25
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 0.05
     images: int = 500
     extent: float = 1.0
     points: int = 21
 
     name: ClassVar[str] = "landscape"
-    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "epochs": 5, "images": 100, "points": 9}
+    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "epochs": 5, "images": 100, "points": 15}
 
     def cases(self) -> list[Case]:
         return [(family, seed) for seed in range(self.seeds) for family in ("plain", "ResNet")]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         family, seed = case
-        recipe = Recipe(
-            model=f"{family.lower()}{self.depth}",
-            model_options={"width": self.width},
-            data=self.data,
-            train_images=self.train_images,
-            image_size=self.image_size,
-            augment=False,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=seed,
-        )
-        model, _, recipe = train(recipe, output=output, progress=progress)
+        model, _, recipe = train(self.recipe(f"{family.lower()}{self.depth}", seed), output=output, progress=progress)
         rng = np.random.default_rng(seed)
         dataset = recipe.dataset(train=True)
         chosen = rng.permutation(len(dataset))[: self.images]
@@ -76,7 +58,7 @@ class LossLandscape(Experiment):
             model,
             lambda model: evaluate(model, batches).loss,
             [flow.random_direction(model, rng), flow.random_direction(model, rng)],
-            np.linspace(-self.extent, self.extent, self.points),
+            np.linspace(-self.extent, self.extent, self.points).tolist(),
         )
         return [
             Row(family, seed, float(x), float(y), float(scape.values[row, column]))
@@ -93,7 +75,7 @@ class LossLandscape(Experiment):
         heights = float(finite.min()), float(finite.max())
         figure = plt.figure(figsize=(11, 9.5), layout="constrained")
         for column, (family, scape) in enumerate(scapes.items()):
-            above = flow.contour_plot(scape, np.geomspace(*heights, 30), figure.add_subplot(2, 2, 1 + column))
+            above = flow.contour_plot(scape, log_levels(*heights, 30), figure.add_subplot(2, 2, 1 + column))
             above.set_title(f"{family}-{self.depth}: loss")
             flow.surface_plot(scape, heights, figure.add_subplot(2, 2, 3 + column, projection="3d"))
         return figure

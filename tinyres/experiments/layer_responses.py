@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
-from tinyres.experiments.trained import train
+from tinyres.experiments.experiment import Case, Claim, Rows
+from tinyres.experiments.trained import TrainingExperiment, train
 from tinyres.flow import snapshot
-from tinyres.training import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,25 +29,12 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LayerResponses(Experiment):
-    """Plain and residual nets of two depths, trained by one recipe. All norms begin with weight 1, so all responses
-    begin with a standard deviation of 1.
+class LayerResponses(TrainingExperiment):
+    """Plain and residual nets of two depths. All norms begin with weight 1, so all responses begin with a standard
+    deviation of 1. They are measured on one batch of test images, in training mode."""
 
-    data: as `tinyres.training.Recipe` takes it. shallow, deep: the depths, 6n + 2. width: factor on the channels 16,
-    32, 64. image_size: side to shrink the images to, 0 for their own. The responses are those to one batch of
-    training images, in training mode.
-    """
-
-    data: str = "digits"
-    train_images: int = 0
-    image_size: int = 0
     shallow: int = 20
     deep: int = 56
-    width: float = 0.25
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 0.05
-    weight_decay: float = 1e-4
 
     name: ClassVar[str] = "layer_responses"
     quick: ClassVar[dict[str, Any]] = {}
@@ -59,24 +45,12 @@ class LayerResponses(Experiment):
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         family, depth, seed = case
-        recipe = Recipe(
-            model=f"{family.lower()}{depth}",
-            model_options={"width": self.width},
-            data=self.data,
-            train_images=self.train_images,
-            image_size=self.image_size,
-            augment=False,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            seed=seed,
-        )
+        recipe = self.recipe(f"{family.lower()}{depth}", seed)
         trained = train(recipe, output=output, progress=progress)
         images, labels = next(iter(trained.recipe.loader(train=False)))
         record = snapshot(trained.model, images, labels)
         responses = record.depth("activation", "std", kind="BatchNorm2d")[2]
-        return [Row(*case, layer, float(std)) for layer, std in enumerate(responses, start=1)]
+        return [Row(family, depth, seed, layer, float(std)) for layer, std in enumerate(responses, start=1)]
 
     def plot(self, rows: Rows) -> Figure:
         import matplotlib.pyplot as plt
@@ -109,14 +83,19 @@ class LayerResponses(Experiment):
             mine = rows[(rows.family == family) & (rows.depth == depth)]
             return np.asarray(mine.response.reshape(-1, mine.layer.max()).mean(axis=1))
 
-        nets = {(family, depth): means(family, depth) for family in ("plain", "ResNet") for depth in (self.shallow, self.deep)}
+        nets = {
+            (family, depth): means(family, depth)
+            for family in ("plain", "ResNet")
+            for depth in (self.shallow, self.deep)
+        }
         less = [nets["ResNet", depth] < nets["plain", depth] for depth in (self.shallow, self.deep)]
         deeper = nets["ResNet", self.deep] < nets["ResNet", self.shallow]
         seen = "mean std of the responses: " + "; ".join(
-            f"{family}-{depth} {', '.join(f'{value:.3f}' for value in values)}" for (family, depth), values in nets.items()
+            f"{family}-{depth} {', '.join(f'{value:.3f}' for value in values)}"
+            for (family, depth), values in nets.items()
         )
         expected = (
-            f"layers of ResNet-{self.shallow} and -{self.deep} respond less than those of their plain twins, and those of the deeper "
-            "ResNet less than those of the shallower one (He et al. 2015, fig. 7)"
+            f"layers of ResNet-{self.shallow} and -{self.deep} respond less than those of their plain twins, and those "
+            f"of ResNet-{self.deep} less than those of ResNet-{self.shallow} (He et al. 2015, fig. 7)"
         )
         return Claim(expected, seen, tuple(map(bool, less[0] & less[1] & deeper)))

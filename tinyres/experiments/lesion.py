@@ -6,7 +6,7 @@ deleting one of L blocks leaves half, and the error hardly rises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from tinyres import flow
 from tinyres.data import DataLoader, Subset
-from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
-from tinyres.experiments.trained import pretrained, train
-from tinyres.training import Recipe, evaluate
+from tinyres.experiments.experiment import Case, Claim, Rows
+from tinyres.experiments.trained import TrainingExperiment, pretrained, train
+from tinyres.training import evaluate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,25 +32,17 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lesion(Experiment):
-    """A plain net and a ResNet, trained or from a file, each block deleted in turn, and blocks shuffled.
+class Lesion(TrainingExperiment):
+    """A plain net and a ResNet, trained or from a file, each block deleted in turn, and blocks exchanged.
 
-    data: as `tinyres.training.Recipe` takes it. plain, residual: the depths, 6n + 2. width: factor on the channels
-    16, 32, 64 of the nets that are trained. weights: a file with a trained ResNet of width 1, used in place of
-    training one; its images are normalised as is usual for ImageNet. test_images: how many to measure the error on.
-    swaps: how many exchanges, each `draws` times at random. little, much: by how much, from 0 to 1, the error may
-    rise and has to rise where one block is deleted.
+    plain, residual: the depths. weights: a file with a trained ResNet of width 1 for images normalised as is usual
+    for ImageNet, used in place of training one. test_images: how many to measure the error on. swaps: how many
+    exchanges, each `draws` times at random. little, much: by how much, from 0 to 1, the error may rise and has to
+    rise where one block is deleted.
     """
 
-    data: str = "digits"
-    train_images: int = 0
-    image_size: int = 14
     plain: int = 20
     residual: int = 56
-    width: float = 0.25
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 0.05
     weights: str = ""
     test_images: int = 1000
     swaps: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -73,21 +65,9 @@ class Lesion(Experiment):
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         family, seed = case
-        from_file = family == "ResNet" and self.weights
-        recipe = Recipe(
-            model=f"plain{self.plain}" if family == "plain" else f"resnet{self.residual}",
-            model_options={} if from_file else {"width": self.width},
-            data=self.data,
-            train_images=self.train_images,
-            image_size=self.image_size,
-            augment=False,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=seed,
-        )
-        if from_file:
-            model, recipe = pretrained(recipe, self.weights)
+        recipe = self.recipe(f"plain{self.plain}" if family == "plain" else f"resnet{self.residual}", seed)
+        if family == "ResNet" and self.weights:
+            model, recipe = pretrained(replace(recipe, model_options={}), self.weights)
         else:
             model, _, recipe = train(recipe, output=output, progress=progress)
         rng = np.random.default_rng(seed)
@@ -138,8 +118,9 @@ class Lesion(Experiment):
             f"{family} {', '.join(f'{100 * rise:.1f}' for rise in values)}" for family, values in rises.items()
         )
         expected = (
-            f"deleting a block of ResNet-{self.residual} costs little, in the median {100 * self.little:g} points of test "
-            f"error at most, and of plain-{self.plain} {100 * self.much:g} points or more (Veit et al. 2016, fig. 3)"
+            f"deleting a block raises the test error of ResNet-{self.residual} by {100 * self.little:g} points at "
+            f"most, in the median over the blocks, and that of plain-{self.plain} by {100 * self.much:g} points or "
+            "more (Veit et al. 2016, fig. 3)"
         )
         verdicts = (a >= self.much and b <= self.little for a, b in zip(*rises.values(), strict=True))
         return Claim(expected, seen, tuple(map(bool, verdicts)))

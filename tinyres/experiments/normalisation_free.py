@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyres.experiments.experiment import Case, Claim, Experiment, Rows
-from tinyres.experiments.trained import train
+from tinyres.experiments.experiment import Case, Claim, Rows
+from tinyres.experiments.trained import TrainingExperiment, train
 from tinyres.experiments.variants import Net, Variant, fixup, stochastic_depth, zero_gamma
-from tinyres.training import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,21 +42,14 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NormalisationFree(Experiment):
-    """Six ways to start, or to normalise, one residual net, trained by one recipe.
+class NormalisationFree(TrainingExperiment):
+    """One residual net, normalised or started in six ways.
 
-    data: as `tinyres.training.Recipe` takes it. depth: 6n + 2. width: factor on the channels 16, 32, 64. fails: from
-    which training error on, in the last epoch, a net counts as untrained.
+    fails: from which training error on, in the last epoch, a net counts as untrained.
     """
 
-    data: str = "digits"
-    train_images: int = 0
-    image_size: int = 14
     depth: int = 56
-    width: float = 0.25
     epochs: int = 5
-    batch_size: int = 32
-    lr: float = 0.05
     fails: float = 0.7
 
     name: ClassVar[str] = "normalisation_free"
@@ -76,18 +68,8 @@ class NormalisationFree(Experiment):
                 start(model)
             return model
 
-        recipe = Recipe(
-            data=self.data,
-            train_images=self.train_images,
-            image_size=self.image_size,
-            augment=False,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=seed,
-        )
         try:
-            history = train(recipe, make, output, progress).history
+            history = train(self.recipe("resnet20", seed), make, output, progress).history
         except FloatingPointError:
             return [Row(net, seed, epoch, math.nan, math.nan) for epoch in range(1, self.epochs + 1)]
         return [Row(net, seed, row.epoch, 1 - row.train_accuracy, row.train_loss) for row in history.epochs]

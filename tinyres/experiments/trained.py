@@ -1,19 +1,54 @@
-"""Networks that experiments train: by a recipe, in a folder where an interrupted run goes on to the bit."""
+"""What experiments that train networks share: their settings, and training that goes on to the bit where it was
+interrupted."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinyres.backend import manual_seed
+from tinyres.experiments.experiment import Experiment
 from tinyres.models import load_state_dict_file
 from tinyres.nn import Module
 from tinyres.training import History, Recipe, fit
 
 Make = Callable[..., Module]  # (num_classes=, in_channels=) → a network
+
+
+@dataclass(frozen=True)
+class TrainingExperiment(Experiment):
+    """Settings of experiments that train small networks by one recipe, without augmentation.
+
+    data: a name, or a folder that holds train/ and test/, as `tinyres.training.Recipe` takes it. train_images: how
+    many of its images, 0 for all. image_size: side to shrink them to, 0 for their own. width: factor on the channels
+    16, 32, 64. Depths are 6n + 2.
+    """
+
+    data: str = "digits"
+    train_images: int = 0
+    image_size: int = 14
+    width: float = 0.25
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 0.05
+
+    def recipe(self, model: str, seed: int, **options: Any) -> Recipe:
+        """How the named model is trained. options: of the model, beside its width."""
+        return Recipe(
+            model=model,
+            model_options={"width": self.width, **options},
+            data=self.data,
+            train_images=self.train_images,
+            image_size=self.image_size,
+            augment=False,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            seed=seed,
+        )
 
 
 class Trained(NamedTuple):

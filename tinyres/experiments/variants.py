@@ -6,7 +6,7 @@ All have the frame of He et al. 2015, §4.2: 6n + 2 layers, three stages at 16, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,6 @@ from tinyres.nn import (
     Parameter,
     ReLU,
     Sequential,
-    Subsample,
     init,
 )
 from tinyres.nn.blocks import make_shortcut
@@ -76,7 +75,7 @@ class Gate(Module):
         return (1 - F.sigmoid(self.conv(x))) * x
 
 
-WORDS = {
+WORDS: dict[str, Callable[[int], Module]] = {
     "norm": BatchNorm2d,
     "relu": lambda channels: ReLU(),
     "scale": lambda channels: Scalar(1),
@@ -85,7 +84,7 @@ WORDS = {
     "half": lambda channels: Half(),
 }
 
-SHORTCUTS = {  # what stands on the skip, of a number of channels
+SHORTCUTS: dict[str, Callable[[int], list[Module]]] = {  # what stands on the skip, of a number of channels
     "identity": lambda channels: [],
     "half": lambda channels: [Half()],
     "dropout": lambda channels: [Dropout(0.5)],
@@ -123,8 +122,9 @@ class Block(Module):
         if variant.shortcut == "convolution":  # 1×1 with a norm, everywhere: option C of He et al. 2015
             self.shortcut = make_shortcut("C", in_channels, channels, stride)
         else:
-            change = [] if in_channels == channels else [Subsample(in_channels, channels, stride)]
-            self.shortcut = Sequential(*change, *SHORTCUTS[variant.shortcut](channels))
+            change = make_shortcut("A", in_channels, channels, stride)
+            inside = SHORTCUTS[variant.shortcut](channels)
+            self.shortcut = Sequential(*([] if change is None else [change]), *inside)
         self.add = Add()
         self.after = layers(variant.after, channels, channels)
 

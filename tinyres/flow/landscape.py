@@ -109,22 +109,34 @@ def line_plot(landscapes: Landscape | dict[str, Landscape], ylabel: str = "loss"
 
 
 def contour_plot(scape: Landscape, levels: Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw a landscape along two directions from above. levels: of the lines; by default 20 between the least value
-    and the largest, evenly on a log scale. What is not finite is left white."""
+    """Draw a landscape along two directions from above, as lines of equal height. Whole powers of ten are labelled.
+
+    levels: the heights; by default about 20, even on a log scale. What is not finite is left white.
+    """
     values = np.where(np.isfinite(scape.values), scape.values, np.nan)
-    if levels is None:
-        levels = np.geomspace(np.nanmin(values), np.nanmax(values), 20)[1:-1]  # type: ignore[assignment]
+    levels = log_levels(np.nanmin(values), np.nanmax(values)) if levels is None else levels
     ax = style.axes(ax, (5.5, 4.5))
     lines = ax.contour(scape.x, scape.y, values, levels=levels, cmap=style.MAP, linewidths=1.1, norm="log")
-    ax.clabel(lines, lines.levels[::3], fontsize=8, fmt=lambda value: f"{value:.3g}")
+    tens = [level for level in lines.levels if np.isclose(np.log10(level) % 1, 0, atol=1e-6)]
+    ax.clabel(lines, tens, fontsize=8, fmt=lambda height: power_of_ten(np.log10(height)))
     ax.plot(0, 0, "+", color="black", markersize=8)
     ax.set(xlabel="step along the first direction", ylabel="step along the second direction", aspect="equal")
     return ax
 
 
+def log_levels(low: float, high: float, count: int = 20) -> list[float]:
+    """About `count` heights between the two, even on a log scale, whole powers of ten among them."""
+    bottom, top = np.log10(low), np.log10(high)
+    parts = max(1, round(count / (top - bottom)))  # of a power of ten
+    return [float(10 ** (k / parts)) for k in range(int(np.ceil(bottom * parts)), int(top * parts) + 1)]
+
+
 def surface_plot(scape: Landscape, zlim: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw a landscape along two directions as a surface in space, its height on a log scale. ax: one in 3-D.
-    zlim: the heights between which it is drawn, such as those of another one; by default its own."""
+    """Draw a landscape along two directions as a surface in space, its height on a log scale.
+
+    zlim: the heights between which it is drawn, such as another one's; by default its own. ax: one in 3-D. What is
+    not finite is drawn at the top.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -132,11 +144,18 @@ def surface_plot(scape: Landscape, zlim: tuple[float, float] | None = None, ax: 
         ax = plt.figure(figsize=(6, 5), layout="constrained").add_subplot(projection="3d")
     finite = scape.values[np.isfinite(scape.values)]
     low, high = np.log10(zlim or (finite.min(), finite.max()))
-    height = np.clip(np.nan_to_num(np.log10(scape.values), nan=high), low, high)
+    height = np.full_like(scape.values, high)
+    np.log10(scape.values, out=height, where=np.isfinite(scape.values))
     x, y = np.meshgrid(scape.x, scape.y)
-    three: Any = ax  # matplotlib's 3-D axes have no types of their own
-    three.plot_surface(x, y, height, cmap=style.MAP, vmin=low, vmax=high, rcount=100, ccount=100, linewidth=0)
-    three.set(xlabel="first direction", ylabel="second direction", zlim=(low, high))
-    three.zaxis.set_major_locator(MaxNLocator(4))
-    three.zaxis.set_major_formatter(FuncFormatter(lambda power, _: f"{10**power:.3g}"))
+    space: Any = ax  # matplotlib's 3-D axes have no types of their own
+    space.plot_surface(x, y, np.clip(height, low, high), cmap=style.MAP, vmin=low, vmax=high, rcount=100, ccount=100)
+    space.set(xlabel="first direction", ylabel="second direction", zlim=(low, high))
+    for axis in (space.xaxis, space.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    space.zaxis.set_major_locator(MaxNLocator(5, integer=True))
+    space.zaxis.set_major_formatter(FuncFormatter(lambda power, _: power_of_ten(power)))
     return ax
+
+
+def power_of_ten(exponent: float) -> str:
+    return f"$10^{{{exponent:.0f}}}$"

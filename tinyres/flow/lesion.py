@@ -72,7 +72,9 @@ def deleted(model: Module, *names: str) -> Iterator[None]:
 def instead(x: Tensor, output: Tensor) -> Tensor:
     """A plain block's input, in place of its output."""
     if x.shape != output.shape:
-        raise CannotDelete(f"deleted: a plain block turns {x.shape} into {output.shape}, so nothing can stand in for it")
+        raise CannotDelete(
+            f"deleted: a plain block turns {x.shape} into {output.shape}, so nothing can stand in for it"
+        )
     return x
 
 
@@ -85,7 +87,9 @@ def reordered(model: Module, order: Mapping[str, str]) -> Iterator[None]:
             it runs.
     """
     if sorted(order) != sorted(order.values()):
-        raise ValueError(f"reordered: places {sorted(order)} get the blocks {sorted(order.values())}, expected the same")
+        raise ValueError(
+            f"reordered: places {sorted(order)} get the blocks {sorted(order.values())}, expected the same"
+        )
     moved = {place: named(model, origin) for place, origin in order.items()}
     before = {place: named(model, place) for place in order}
     modules = dict(model.named_modules())
