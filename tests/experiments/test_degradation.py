@@ -3,8 +3,9 @@ resumes to the bit."""
 
 from __future__ import annotations
 
-import csv
+import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
+from tinyres.experiments import trained  # noqa: E402
 from tinyres.experiments.degradation import Degradation, Row  # noqa: E402
 from tinyres.experiments.experiment import table  # noqa: E402
-from tinyres.training import read_checkpoint  # noqa: E402
+from tinyres.training import fit, read_checkpoint  # noqa: E402
 
 TINY = Degradation(
     seeds=1, data="digits", train_images=64, image_size=8, shallow=20, deep=32, width=0.25, epochs=2, batch_size=32
@@ -65,12 +67,18 @@ def test_the_picture():
     plt.close(figure)
 
 
-def test_a_run_goes_on_to_the_bit(tmp_path):
+def test_a_run_that_was_interrupted_goes_on_to_the_bit(tmp_path, monkeypatch):
+    def press(step, loss):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
     case = ("ResNet", 20, 0)
     whole = TINY.measure(case)
     assert [row.epoch for row in whole] == [1, 2]
     assert all(row[:3] == case and 0 <= row.error <= 1 for row in whole)
-    assert replace(TINY, epochs=1).measure(case, tmp_path) == whole[:1]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trained, "fit", partial(fit, on_step=press))
+        TINY.measure(case, tmp_path)
     assert TINY.measure(case, tmp_path) == whole
 
 
@@ -84,5 +92,3 @@ def test_what_is_trained(case, tmp_path):
     assert len(last) == (depth - 2) // 2
     for weights in last:
         np.testing.assert_allclose(weights, 0 if family == "ResNet" else 1, atol=0.1)
-    with open(tmp_path / "steps.csv", newline="") as file:
-        assert {row["lr"] for row in csv.DictReader(file)} == {"0.001"}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Degradation(TrainingExperiment):
-    """Two depths, plain and residual, trained at a constant rate. The residual blocks start as the identity (zero-γ;
+    """Two depths, plain and residual, trained by one recipe. The residual blocks start as the identity (zero-γ;
     Goyal et al. 2017, §5.1).
 
     margin: by how much, from 0 to 1, the deep plain net's training error has to be above the shallow one's.
@@ -63,12 +63,13 @@ class Degradation(TrainingExperiment):
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         family, depth, seed = case
         start = {"zero_init_residual": True} if family == "ResNet" else {}
-        recipe = replace(self.recipe(f"{family.lower()}{depth}", seed, **start), schedule="constant")
+        recipe = self.recipe(f"{family.lower()}{depth}", seed, **start)
         history = train(recipe, output=output, progress=progress).history
         return [Row(family, depth, seed, row.epoch, 1 - row.train_accuracy, row.train_loss) for row in history.epochs]
 
     def plot(self, rows: Rows) -> Figure:
         import matplotlib.pyplot as plt
+        from matplotlib.ticker import MaxNLocator
 
         from tinyres.flow import style
 
@@ -84,6 +85,7 @@ class Degradation(TrainingExperiment):
                 lower, upper = errors.min(axis=0), errors.max(axis=0)
                 axis.fill_between(epochs, lower, upper, color=look["color"], alpha=0.2, linewidth=0)
             axis.set(title=family, xlabel="epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0].set(ylabel="training error (%)", ylim=(0, 100))
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
         return figure

@@ -53,7 +53,7 @@ class NormalisationFree(TrainingExperiment):
     fails: float = 0.7
 
     name: ClassVar[str] = "normalisation_free"
-    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "epochs": 5}
+    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "depth": 32, "epochs": 10}
 
     def cases(self) -> list[Case]:
         return [(net, seed) for net in NETS for seed in range(self.seeds)]
@@ -76,6 +76,8 @@ class NormalisationFree(TrainingExperiment):
 
     def plot(self, rows: Rows) -> Figure:
         """Training error against epoch; a net that diverged has a cross at the top."""
+        from matplotlib.ticker import MaxNLocator
+
         from tinyres.flow import style
 
         axes = style.axes(None, (9, 5))
@@ -94,7 +96,7 @@ class NormalisationFree(TrainingExperiment):
                 axes.plot(epochs, np.full(len(epochs), 98), "x", color=look["color"], markersize=7)
         axes.plot([], [], "x", color="grey", label="diverged")
         axes.set(xlabel="epoch", ylabel="training error (%)", ylim=(0, 100))
-        axes.set_xticks(np.unique(rows.epoch))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         style.legend(axes)
         return axes.figure  # type: ignore[return-value]
 
