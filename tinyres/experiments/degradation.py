@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyres.experiments.experiment import Case, Claim, Rows
-from tinyres.experiments.trained import TrainingExperiment, train
+from tinyres.experiments.trained import FAMILIES, TrainingExperiment, by_seed, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ class Degradation(TrainingExperiment):
     }
 
     def cases(self) -> list[Case]:
-        nets = [(family, depth) for family in ("plain", "ResNet") for depth in (self.shallow, self.deep)]
+        nets = [(family, depth) for family in FAMILIES for depth in (self.shallow, self.deep)]
         return [(*net, seed) for seed in range(self.seeds) for net in nets]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
@@ -74,7 +74,7 @@ class Degradation(TrainingExperiment):
         from tinyres.flow import style
 
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
-        for axis, family in zip(axes, ("plain", "ResNet"), strict=True):
+        for axis, family in zip(axes, FAMILIES, strict=True):
             style.axes(axis)
             for index, depth in enumerate((self.shallow, self.deep)):
                 mine = rows[(rows.family == family) & (rows.depth == depth)]
@@ -96,16 +96,15 @@ class Degradation(TrainingExperiment):
         def errors(family: str, depth: int) -> np.ndarray:  # (seeds,), the last epoch's
             return np.asarray(last[(last.family == family) & (last.depth == depth)].error)
 
-        plain = errors("plain", self.deep) - errors("plain", self.shallow)
-        residual = errors("ResNet", self.deep) - errors("ResNet", self.shallow)
-        seen = "training error, the seeds in turn: " + "; ".join(
-            f"{family}-{depth} {', '.join(f'{error:.1%}' for error in errors(family, depth))}"
-            for family in ("plain", "ResNet")
-            for depth in (self.shallow, self.deep)
-        )
+        nets = {
+            f"{family}-{depth}": errors(family, depth) for family in FAMILIES for depth in (self.shallow, self.deep)
+        }
+        plain, deep_plain, residual, deep_residual = nets.values()
         expected = (
             f"plain-{self.deep} has a training error {100 * self.margin:g} points or more above that of "
             f"plain-{self.shallow}, and ResNet-{self.deep} is not above "
             f"ResNet-{self.shallow} (He et al. 2015, fig. 6; zero-γ)"
         )
-        return Claim(expected, seen, tuple(map(bool, (plain >= self.margin) & (residual <= 0))))
+        verdicts = (deep_plain - plain >= self.margin) & (deep_residual <= residual)
+        seen = f"training error in the last epoch: {by_seed(nets, '{:.1%}')}"
+        return Claim(expected, seen, tuple(map(bool, verdicts)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyres.experiments.experiment import Case, Claim, Rows
-from tinyres.experiments.trained import TrainingExperiment, build, train
+from tinyres.experiments.trained import TrainingExperiment, build, by_seed, train
 from tinyres.experiments.variants import Net, Variant
 from tinyres.flow import snapshot
 
@@ -108,9 +108,7 @@ class IdentityMappings(TrainingExperiment):
         orders = [
             errors["BN after addition"] > errors[net] for net in ("original", *ORDERS) if net != "BN after addition"
         ]
-        seen = "training error in the last epoch: " + "; ".join(
-            f"{net} {', '.join(f'{error:.1%}' for error in values)}" for net, values in errors.items()
-        )
+        seen = f"training error in the last epoch: {by_seed(errors, '{:.1%}')}"
         expected = (
             "whatever stands on the skip makes training worse, and of the orders, batch norm after the addition is the "
             "worst (He et al. 2016, tables 1 and 2)"

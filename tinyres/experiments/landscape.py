@@ -12,7 +12,7 @@ import numpy as np
 from tinyres import flow
 from tinyres.data import DataLoader, Subset
 from tinyres.experiments.experiment import Case, Claim, Rows
-from tinyres.experiments.trained import TrainingExperiment, train
+from tinyres.experiments.trained import FAMILIES, TrainingExperiment, by_seed, train
 from tinyres.flow.landscape import log_levels
 from tinyres.training import evaluate
 
@@ -45,7 +45,7 @@ class LossLandscape(TrainingExperiment):
     quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "epochs": 5, "images": 100, "points": 15}
 
     def cases(self) -> list[Case]:
-        return [(family, seed) for seed in range(self.seeds) for family in ("plain", "ResNet")]
+        return [(family, seed) for seed in range(self.seeds) for family in FAMILIES]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         family, seed = case
@@ -70,7 +70,7 @@ class LossLandscape(TrainingExperiment):
         """The first seed's landscapes: from above, and below it as surfaces between the same heights."""
         import matplotlib.pyplot as plt
 
-        scapes = {family: grid(rows[(rows.family == family) & (rows.seed == 0)]) for family in ("plain", "ResNet")}
+        scapes = {family: grid(rows[(rows.family == family) & (rows.seed == 0)]) for family in FAMILIES}
         finite = np.concatenate([scape.values[np.isfinite(scape.values)] for scape in scapes.values()])
         heights = float(finite.min()), float(finite.max())
         figure = plt.figure(figsize=(11, 9.5), layout="constrained")
@@ -81,14 +81,13 @@ class LossLandscape(TrainingExperiment):
         return figure
 
     def claim(self, rows: Rows) -> Claim:
-        seeds = np.unique(rows.seed)
         steep = {
-            family: [steepness(grid(rows[(rows.family == family) & (rows.seed == seed)])) for seed in seeds]
-            for family in ("plain", "ResNet")
+            f"{family}-{self.depth}": [
+                steepness(grid(rows[(rows.family == family) & (rows.seed == seed)])) for seed in np.unique(rows.seed)
+            ]
+            for family in FAMILIES
         }
-        seen = "steepest rise, in powers of ten for a step of 1: " + "; ".join(
-            f"{family}-{self.depth} {', '.join(f'{value:.1f}' for value in values)}" for family, values in steep.items()
-        )
+        seen = f"steepest rise, in powers of ten for a step of 1: {by_seed(steep, '{:.1f}')}"
         expected = (
             f"the steepest wall around plain-{self.depth} is at least twice as steep, in log loss, as that around "
             f"ResNet-{self.depth} (Li et al. 2018, fig. 1 and 5: the loss around deep nets without skips has walls)"

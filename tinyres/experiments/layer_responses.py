@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyres.experiments.experiment import Case, Claim, Rows
-from tinyres.experiments.trained import TrainingExperiment, train
+from tinyres.experiments.trained import FAMILIES, TrainingExperiment, by_seed, train
 from tinyres.flow import snapshot
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class LayerResponses(TrainingExperiment):
     deep: int = 56
 
     name: ClassVar[str] = "layer_responses"
-    quick: ClassVar[dict[str, Any]] = {}
+    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "epochs": 5}
 
     def cases(self) -> list[Case]:
-        nets = [(family, depth) for family in ("plain", "ResNet") for depth in (self.shallow, self.deep)]
+        nets = [(family, depth) for family in FAMILIES for depth in (self.shallow, self.deep)]
         return [(*net, seed) for seed in range(self.seeds) for net in nets]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
@@ -59,7 +59,7 @@ class LayerResponses(TrainingExperiment):
 
         figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained", sharey=True)
         index = 0
-        for family in ("plain", "ResNet"):
+        for family in FAMILIES:
             for depth in (self.shallow, self.deep):
                 mine = rows[(rows.family == family) & (rows.depth == depth)]
                 stds = mine.response.reshape(-1, mine.layer.max())  # (seeds, L)
@@ -83,19 +83,12 @@ class LayerResponses(TrainingExperiment):
             mine = rows[(rows.family == family) & (rows.depth == depth)]
             return np.asarray(mine.response.reshape(-1, mine.layer.max()).mean(axis=1))
 
-        nets = {
-            (family, depth): means(family, depth)
-            for family in ("plain", "ResNet")
-            for depth in (self.shallow, self.deep)
-        }
-        less = [nets["ResNet", depth] < nets["plain", depth] for depth in (self.shallow, self.deep)]
-        deeper = nets["ResNet", self.deep] < nets["ResNet", self.shallow]
-        seen = "mean std of the responses: " + "; ".join(
-            f"{family}-{depth} {', '.join(f'{value:.3f}' for value in values)}"
-            for (family, depth), values in nets.items()
-        )
+        nets = {f"{family}-{depth}": means(family, depth) for family in FAMILIES for depth in (self.shallow, self.deep)}
+        plain, deep_plain, residual, deep_residual = nets.values()
+        verdicts = (residual < plain) & (deep_residual < deep_plain) & (deep_residual < residual)
+        seen = f"mean standard deviation of the responses: {by_seed(nets, '{:.3f}')}"
         expected = (
             f"layers of ResNet-{self.shallow} and -{self.deep} respond less than those of their plain twins, and those "
             f"of ResNet-{self.deep} less than those of ResNet-{self.shallow} (He et al. 2015, fig. 7)"
         )
-        return Claim(expected, seen, tuple(map(bool, less[0] & less[1] & deeper)))
+        return Claim(expected, seen, tuple(map(bool, verdicts)))

@@ -1,7 +1,7 @@
 """Lesions: one block deleted, or blocks exchanged, after training (Veit et al. 2016, §4.1 and §4.3).
 
-A plain net has one path, and any block cut out of it breaks it. A ResNet is many paths of different length; of these,
-deleting one of L blocks leaves half, and the error hardly rises.
+A plain net is one path, and a block cut out of it breaks it. A ResNet of L blocks is 2^L paths; without one block, half
+of them are left, and the error hardly rises.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from tinyres import flow
 from tinyres.data import DataLoader, Subset
 from tinyres.experiments.experiment import Case, Claim, Rows
-from tinyres.experiments.trained import TrainingExperiment, pretrained, train
+from tinyres.experiments.trained import FAMILIES, TrainingExperiment, by_seed, pretrained, train
 from tinyres.training import evaluate
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Lesion(TrainingExperiment):
     }
 
     def cases(self) -> list[Case]:
-        return [(family, seed) for seed in range(self.seeds) for family in ("plain", "ResNet")]
+        return [(family, seed) for seed in range(self.seeds) for family in FAMILIES]
 
     def measure(self, case: Case, output: Path | None = None, progress: bool = False) -> list[Row]:
         family, seed = case
@@ -112,11 +112,9 @@ class Lesion(TrainingExperiment):
         return figure
 
     def claim(self, rows: Rows) -> Claim:
-        seeds = np.unique(rows.seed)
-        rises = {family: [median_rise(rows, family, seed) for seed in seeds] for family in ("plain", "ResNet")}
-        seen = "median rise of the test error, in points: " + "; ".join(
-            f"{family} {', '.join(f'{100 * rise:.1f}' for rise in values)}" for family, values in rises.items()
-        )
+        rises = {family: [median_rise(rows, family, seed) for seed in np.unique(rows.seed)] for family in FAMILIES}
+        points = {family: [100 * rise for rise in values] for family, values in rises.items()}
+        seen = f"median rise of the test error, in points: {by_seed(points, '{:.1f}')}"
         expected = (
             f"deleting a block raises the test error of ResNet-{self.residual} by {100 * self.little:g} points at "
             f"most, in the median over the blocks, and that of plain-{self.plain} by {100 * self.much:g} points or "

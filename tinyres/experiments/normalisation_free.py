@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyres.experiments.experiment import Case, Claim, Rows
-from tinyres.experiments.trained import TrainingExperiment, train
+from tinyres.experiments.trained import TrainingExperiment, by_seed, train
 from tinyres.experiments.variants import Net, Variant, fixup, stochastic_depth, zero_gamma
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ class NormalisationFree(TrainingExperiment):
         errors = {net: np.asarray(last[last.net == net].error) for net in dict.fromkeys(rows.net)}
         bad = {net: ~(values < self.fails) for net, values in errors.items()}  # NaN, too
         verdicts = np.all([bad[net] == (net == "no norm") for net in errors], axis=0)
-        seen = "training error in the last epoch: " + "; ".join(
-            f"{net} {', '.join('diverged' if math.isnan(error) else f'{error:.1%}' for error in values)}"
-            for net, values in errors.items()
-        )
+        seen = f"training error in the last epoch: {by_seed(errors, '{:.1%}').replace('nan%', 'diverged')}"
         expected = (
             "without normalisation a deep residual net does not train "
             f"(error {self.fails:.0%} or more), but with SkipInit or Fixup it does; so do all nets with batch norm"
