@@ -16,7 +16,19 @@ import numpy as np
 
 from tinyres.experiments.experiment import Claim, Experiment, Result, parse, processes, run
 
-NAMES = ("initialisation", "paths", "shattering", "identity_bias", "finite_width")
+NAMES = (
+    "initialisation",
+    "degradation",
+    "layer_responses",
+    "identity_mappings",
+    "paths",
+    "lesion",
+    "shattering",
+    "landscape",
+    "identity_bias",
+    "normalisation_free",
+    "finite_width",
+)
 
 
 def get(name: str) -> type[Experiment]:

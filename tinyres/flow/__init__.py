@@ -4,6 +4,8 @@ from tinyres.flow import plots
 from tinyres.flow.autocorrelation import autocorrelation, autocorrelation_plot
 from tinyres.flow.compare import compare
 from tinyres.flow.gradcam import gradcam
+from tinyres.flow.landscape import Landscape, contour_plot, landscape, line_plot, random_direction, surface_plot
+from tinyres.flow.lesion import deleted, kendall_tau, lesion, lesion_plot, reordered, shuffled
 from tinyres.flow.paths import PathSpectrum, path_plot, path_spectrum
 from tinyres.flow.plots import depth_plot
 from tinyres.flow.record import ROLES, Record
@@ -14,18 +16,30 @@ from tinyres.flow.statistics import STATISTICS, statistics
 __all__ = [
     "ROLES",
     "STATISTICS",
+    "Landscape",
     "PathSpectrum",
     "Record",
     "autocorrelation",
     "autocorrelation_plot",
     "compare",
+    "contour_plot",
+    "deleted",
     "depth_plot",
     "gradcam",
+    "kendall_tau",
+    "landscape",
+    "lesion",
+    "lesion_plot",
+    "line_plot",
     "path_plot",
     "path_spectrum",
     "plots",
+    "random_direction",
+    "reordered",
     "report",
+    "shuffled",
     "snapshot",
     "statistics",
+    "surface_plot",
     "watch",
 ]
