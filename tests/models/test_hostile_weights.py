@@ -7,7 +7,6 @@ import copyreg
 import io
 import os
 import pickle
-import resource
 import stat
 import struct
 import tracemalloc
@@ -18,6 +17,7 @@ import pytest
 
 from tinyres.models.weights import load_state_dict_file
 
+resource = pytest.importorskip("resource", reason="Windows does not say how much memory a process had")
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 EXTENSION = 0xF7  # an extension code for os.system, registered while the tests run
@@ -280,6 +280,15 @@ def test_keys_of_the_older_format(tmp_path):
     keys = pickle.dumps(["0"], 2)
     path.write_bytes(path.read_bytes().replace(keys, b"\x80\x02]" + nested(60) + b"a."))
     refused(path, "its storages have no names")
+
+
+@pytest.mark.parametrize("name", ["w\n\nerror: all is well", "\x1b[2J", "w" * 100_000])
+def test_names_that_would_deceive_a_terminal(tmp_path, name):
+    for broken in b"", b"K\x05":  # a tensor that is read, and one whose error quotes its name
+        content = state(tensor(offset=broken or b"K\x00")).replace(text("w"), text(name))
+        with pytest.raises(ValueError, match="cannot be read as a weight file") as caught:
+            load_state_dict_file(in_zip(tmp_path / "net.pth", content))
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
 # Archives
