@@ -289,8 +289,8 @@ def convert(
 ) -> None:
     """Read weights of PyTorch, safetensors, NumPy or Keras, and write them by torchvision's names.
 
-    Every array is kept to the bit, with its dtype (bfloat16 becomes float32). With --model, a table of what is
-    missing, left over or mis-shaped; exit code 1 if anything is.
+    Numbers and dtypes are kept to the bit, but for bfloat16, which becomes float32, and Keras's biases, which go into
+    the norms. With --model, a table of what is missing, left over or mis-shaped; exit code 1 if anything is.
     """
     network = models.get(model) if model else None
     weights = models.find(source, model) if model else models.read_weights(source)
