@@ -301,6 +301,37 @@ def summary(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A weight file (.pth, .safetensors, .npz, .h5), or with --model a name.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors or .npz file.")],
+    model: Annotated[str | None, typer.Option(help="Network to compare the weights with.")] = None,
+) -> None:
+    """Read weights of PyTorch, safetensors, NumPy or Keras, and write them by torchvision's names.
+
+    Numbers and dtypes are kept to the bit, but for bfloat16, which becomes float32, and Keras's biases, which go into
+    the norms. With --model, a table of what is missing, left over or mis-shaped; exit code 1 if anything is.
+    """
+    network = models.get(model) if model else None
+    weights = models.find(source, model) if model else models.read_weights(source)
+    rows = [(name, array.dtype, "×".join(map(str, array.shape)) or "1") for name, array in weights.arrays.items()]
+    out.print(table("", ("name", "dtype", "shape"), rows))
+    size = sum(array.nbytes for array in weights.arrays.values())
+    out.print(f"read {source}: {weights.kind}, {len(rows)} arrays, {size / 2**20:.1f} MiB", soft_wrap=True)
+    models.save_state_dict_file(weights.arrays, target, weights.options)
+    out.print(f"wrote {target}", soft_wrap=True)
+    if weights.options:
+        made = ", ".join(f"{option}={value!r}" for option, value in weights.options.items())
+        out.print(f"a network for these weights is made with {made}", soft_wrap=True)
+    if model and network:
+        match = models.compare(network, weights, model)
+        out.print(str(match), soft_wrap=True)
+        if not match.exact:
+            raise typer.Exit(1)
+
+
+@app.command()
 def audit(
     target: Annotated[
         str, typer.Argument(metavar="MODULE:NAME", help="A kernel, operation or Module, for instance tinyres.nn:ReLU.")

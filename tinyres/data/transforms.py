@@ -67,7 +67,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The window of `size` in the middle; where the margin is odd, the smaller half is at the top and left."""
+    """The window of `size` in the middle; half of an odd margin is rounded to even, as torchvision rounds it."""
 
     size: Size
 
@@ -76,7 +76,7 @@ class CenterCrop:
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         spare_height, spare_width, (height, width) = _spare("CenterCrop", image, self.size)
-        top, left = spare_height // 2, spare_width // 2
+        top, left = round(spare_height / 2), round(spare_width / 2)
         return image[top : top + height, left : left + width]
 
 
@@ -115,13 +115,16 @@ class RandomRotation:
 class Resize:
     """Resizes to (height, width), or, given one integer, the shorter side to it with the aspect ratio kept.
 
-    Bilinear, with a filter as wide as the scale when shrinking (antialiased).
+    "bilinear" or "bicubic", with a filter as wide as the scale when shrinking (antialiased).
     """
 
     size: Size
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         _height_width("Resize", self.size)
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"Resize: interpolation should be 'bilinear' or 'bicubic', got {self.interpolation!r}.")
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         from PIL import Image as pillow
@@ -132,7 +135,8 @@ class Resize:
             height, width = (self.size * side // shorter for side in image.shape[:2])
         if (height, width) == image.shape[:2]:
             return image
-        return _by_channel(image, lambda channel: channel.resize((width, height), pillow.Resampling.BILINEAR))
+        kind = pillow.Resampling[self.interpolation.upper()]
+        return _by_channel(image, lambda channel: channel.resize((width, height), kind))
 
 
 @dataclass(frozen=True)
