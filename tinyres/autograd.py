@@ -63,6 +63,7 @@ class Node:
         "made_at",
         "number",
         "op",
+        "part_hooks",
         "pullback",
         "shape",
         "shapes",
@@ -75,6 +76,7 @@ class Node:
         self.inputs = inputs
         self.pullback = pullback  # None for a leaf, and once it was run
         self.hooks: dict[int, Hook] = {}
+        self.part_hooks: dict[int, Callable[[int, Array], None]] = {}  # told what the pullback hands to each input
         self.tensor = weakref.ref(tensor) if op == "leaf" else None  # whose .grad to fill
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
         self.shapes = self.made_at = ""  # for detect_anomaly
@@ -311,6 +313,8 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
             _check_gradient(f"{node.op}: the pullback's gradient for input {position}", part, parent)
             if _anomaly:
                 _check_finite(part, f"{node.op}: the gradient for input {position}", node.shapes, node.made_at)
+            for hook in list(node.part_hooks.values()):
+                hook(position, part)
             if parent in gradients:
                 gradients[parent] = add(gradients[parent], part)  # a new array: `part` may be shared with another node
             else:

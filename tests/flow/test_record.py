@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -71,9 +72,12 @@ def test_csv_holds_every_number(record, tmp_path):
         table = list(csv.DictReader(file))
     rows = record.rows
     assert list(table[0]) == list(rows.dtype.names)
-    for name in rows.dtype.names:
+    for name in rows.dtype.names[:-1]:
         column = np.array([line[name] for line in table]).astype(rows.dtype[name])
         np.testing.assert_array_equal(column, rows[name])
+    for line, histogram in zip(table, rows["histogram"], strict=True):
+        pairs = [map(int, pair.split(":")) for pair in line["histogram"].split()]
+        assert dict(pairs) == {k - 48: n for k, n in enumerate(histogram) if n}
     assert [path.name for path in tmp_path.iterdir()] == ["run.csv"]
 
 
@@ -86,6 +90,7 @@ def test_names_that_are_longer_than_those_before_are_kept_whole():
     assert record.rows["kind"].tolist() == [name[::-1] for name in names]
     assert record.rows["block"].tolist() == [name[1:] for name in names]
     assert np.isnan(record.rows["nonfinite_fraction"]).all()
+    assert not record.rows["histogram"].any()
 
 
 @pytest.mark.parametrize("content", [b"", b"step,position\n0,1\n", b"PK\x03\x04 torn"])
@@ -118,10 +123,34 @@ def test_in_a_terminal_each_layer_of_the_last_step_has_a_line(record):
     assert bars[np.argmax(gradients)] == 12
     assert [b for _, b in sorted(zip(gradients, bars, strict=True))] == sorted(bars)
     assert str(record).isascii()
-    rms = {role: record.depth(role, kind="Linear")[2][0] for role in flow.ROLES}
+    rms = {role: record.depth(role, kind="Linear")[2][0] for role in flow.ROLES[:5]}
     numbers = [rms["activation"], rms["activation_grad"], rms["weight_grad"], rms["update"] / rms["weight"]]
     (line,) = [line.replace("#", "") for line in lines if line.startswith("fc ")]
     np.testing.assert_allclose([float(number) for number in line.split()[2:]], numbers, rtol=0.01)
+
+
+def test_in_a_terminal_an_addition_says_how_large_its_branch_is(record):
+    (line,) = [line for line in str(record).splitlines() if line.startswith("layer2.0.add ")]
+    rows = {row["role"]: row["rms"] for row in record.rows if (row["step"], row["name"]) == (2, "layer2.0.add")}
+    forward, backward = line.partition("branch/skip ")[2].split(", of gradients ")
+    np.testing.assert_allclose(float(forward), rows["branch"] / rows["skip"], rtol=0.05)
+    np.testing.assert_allclose(float(backward), rows["branch_grad"] / rows["skip_grad"], rtol=0.05)
+
+
+def test_pandas_gets_the_same_table(record):
+    pandas = pytest.importorskip("pandas")
+    frame = record.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == list(record.rows.dtype.names)
+    np.testing.assert_array_equal(frame["rms"], record.rows["rms"])
+    np.testing.assert_array_equal(np.stack(frame["histogram"]), record.rows["histogram"])
+    assert frame[frame["role"] == "skip"]["name"].nunique() == 3
+
+
+def test_without_pandas_one_is_told_what_is_missing(record, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        record.to_pandas()
 
 
 def test_an_empty_record(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -51,6 +52,17 @@ def check(record, name, role, array, step=0):
     want = [values.mean(), values.std(), np.sqrt((values**2).mean()), np.abs(values).max(), (values == 0).mean(), 0]
     atol = 1e-10 * np.abs(values).max()  # the mean may cancel
     np.testing.assert_allclose([found[key] for key in flow.STATISTICS], want, rtol=1e-9, atol=atol)
+
+
+def graph(loss):
+    """All nodes that a loss was made from."""
+    nodes, queue = set(), [loss._node]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            queue.extend(node.inputs)
+    return nodes
 
 
 def hooks(model):
@@ -155,7 +167,9 @@ def test_positions_names_kinds_and_blocks_follow_the_forward_pass():
     assert found[:3] == start
     assert found[10:19] == block
     assert found[-1] == ("fc", "Linear", "")
-    assert {*record.rows["role"]} == {"activation", "activation_grad", "weight", "weight_grad"}
+    parts = {"skip", "branch", "skip_grad", "branch_grad"}
+    assert {*record.rows["role"]} == {"activation", "activation_grad", "weight", "weight_grad", *parts}
+    assert {*record.rows["name"][np.isin(record.rows["role"], [*parts])]} == {f"layer{i}.0.add" for i in (1, 2, 3)}
 
 
 class Reused(nn.Module):
@@ -344,6 +358,49 @@ def test_watching_changes_no_bit(network):
             np.testing.assert_array_equal(one, other)
     for key, array in state.items():
         np.testing.assert_array_equal(array, plain_state[key], err_msg=key)
+
+
+FAMILIES = {
+    **{name: partial(models.get, name) for name in ("resnet20", "plain20", "preact_resnet20", "resnet18", "plain18")},
+    "resnet50": lambda: models.ResNet(nn.Bottleneck, (3, 4, 6, 3), num_classes=10, stride_in="1x1"),
+    **{f"shortcut {option}": partial(models.resnet20, width=0.25, shortcut=option) for option in "ABC"},
+    **{f"preact {option}": partial(models.preact_resnet20, width=0.25, shortcut=option) for option in "BC"},
+}
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_of_networks_notices(family, checkpointed):
+    """Gradients to the bit, and a graph without hooks afterwards, whether or not the pass comes to its end."""
+    tinyres.manual_seed(0)
+    model = FAMILIES[family]()
+    x, y = batch(0, n=2, size=16)
+    F.cross_entropy(model(x), y).backward()
+    expected = [parameter.grad.data for parameter in model.parameters()]
+    model.zero_grad()
+    if checkpointed:
+        for block in model.layer2:
+            tinyres.checkpoint(block)
+    with flow.watch(model) as record:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward(retain_graph=True)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        np.testing.assert_array_equal(parameter.grad.data, gradient)
+    rows = record.rows
+    assert not np.isnan(rows["rms"]).any()
+    assert rows["histogram"].any(axis=1).all()
+    compared = np.isin(rows["role"], ["skip", "branch", "skip_grad", "branch_grad"])
+    np.testing.assert_array_equal(np.isfinite(rows["cosine"]), compared)
+    additions = sum(isinstance(module, nn.Add) for module in model.modules())
+    assert compared.sum() == 4 * additions
+    assert (additions == 0) == ("plain" in family)
+    with pytest.raises(ZeroDivisionError), flow.watch(model):
+        unfinished = F.cross_entropy(model(x), y)
+        raise ZeroDivisionError
+    for node in graph(loss) | graph(unfinished):
+        assert not node.hooks
+        assert not node.part_hooks
+    assert_untouched(model)
 
 
 @pytest.mark.parametrize("when", ["before", "between", "after"])

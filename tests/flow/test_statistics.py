@@ -10,6 +10,7 @@ from tinyres.flow import STATISTICS, statistics
 from tinyres.flow.statistics import flat, sums
 
 rng = np.random.default_rng(0)
+SEVEN_DIGITS = 2e-7  # of large arrays in float32
 
 
 def expected(array: np.ndarray) -> list[float]:
@@ -48,7 +49,7 @@ ARRAYS = {
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("name", ARRAYS)
 def test_they_are_the_formulas(name, dtype):
-    check(ARRAYS[name].astype(dtype))
+    check(ARRAYS[name].astype(dtype), rtol=SEVEN_DIGITS if (name, dtype) == ("several blocks", "float32") else 1e-11)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -74,6 +75,7 @@ def test_nothing_at_all():
 @pytest.mark.parametrize("scale", [1e-30, 1e-38, 1e30, 3e37])
 def test_squares_beyond_float32(scale):
     check((rng.standard_normal(1000) * scale).astype(np.float32))
+    check((rng.standard_normal(200_000) * scale).astype(np.float32))
 
 
 def test_squares_beyond_float64_do_not_stop_it():
@@ -83,8 +85,17 @@ def test_squares_beyond_float64_do_not_stop_it():
 
 
 @pytest.mark.parametrize("mean", [1e3, 1e6])
-def test_a_large_mean_does_not_blur_the_deviation(mean):
-    check((mean + rng.standard_normal(100_000)).astype(np.float64), rtol=1e-9)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_large_mean_does_not_blur_the_deviation(mean, dtype):
+    check((mean + rng.standard_normal(100_000)).astype(dtype), rtol=1e-9)
+
+
+def test_a_small_part_of_an_array_may_differ_from_the_rest():
+    """Each of these is out of float32's range in one block only, or has its mean there."""
+    for scale, offset in [(1e-25, 0), (1e25, 0), (1, 1e4)]:
+        array = rng.standard_normal(300_000).astype(np.float32)
+        array[60_000:200_000] = array[60_000:200_000] * scale + offset
+        check(array, SEVEN_DIGITS)
 
 
 def test_equal_values_have_no_deviation():
@@ -117,4 +128,5 @@ def test_a_gpu_finds_the_same_without_being_waited_for(cupy, name):
     waits = cupy.synchronisations()
     sums(on_device)
     assert cupy.synchronisations() == waits
-    np.testing.assert_allclose(list(statistics(on_device).values()), list(statistics(array).values()), rtol=1e-12)
+    there, here = list(statistics(on_device).values()), list(statistics(array).values())
+    np.testing.assert_allclose(there, here, rtol=SEVEN_DIGITS, atol=SEVEN_DIGITS * here[2])

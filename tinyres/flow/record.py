@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyres.backend import Array, to_host, xp
-from tinyres.files import atomic_write
-from tinyres.flow.statistics import STATISTICS, finish
+from tinyres.files import atomic_write, write_csv
+from tinyres.flow.histogram import BINS, to_text
+from tinyres.flow.measure import WIDTH, read
+from tinyres.flow.pictures import Pictures
+from tinyres.flow.statistics import STATISTICS
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-ROLES = ("activation", "activation_grad", "weight", "weight_grad", "update")
+PARTS = (
+    "skip",
+    "branch",
+    "skip_grad",
+    "branch_grad",
+)  # of a residual addition, and of the gradient by its block's input
+ROLES = ("activation", "activation_grad", "weight", "weight_grad", "update", *PARTS)
+NUMBERS = (*STATISTICS, "cosine")
 
 Rows = np.ndarray[Any, np.dtype[np.void]]
 
@@ -36,30 +42,39 @@ class Key(NamedTuple):
     role: str  # one of ROLES
 
 
+FIELDS = (*Key._fields, *NUMBERS, "histogram")
+
+
 class Record:
     """A tidy table of statistics, which fills while a `watch` is open.
 
-    Each row has the fields step, position, name, kind, block and role, and the six STATISTICS in float64. A row
-    with NaN in all six stands for something that did not come: the gradient of a frozen or unused layer.
+    Each row has the fields step, position, name, kind, block and role; the six STATISTICS and `cosine` in float64;
+    and `histogram`, uint32 (64,), counts by magnitude (`tinyres.flow.histogram`; of large arrays, of a sample). Rows
+    are merged by adding: `rows["histogram"].sum(0)`. A row with NaN in all statistics stands for something that did
+    not come: the gradient of a frozen or unused layer.
+
+    A residual addition has four rows more. "skip" and "branch" are what is added. "skip_grad" and "branch_grad" are
+    the two parts of the gradient by the block's input: what came back through the skip, and what through the branch.
+    `cosine` is the one between skip and branch of a pair, and stands in both of its rows; elsewhere it is NaN.
     """
 
     def __init__(self, rows: Rows | None = None) -> None:
-        self._rows = table([], np.zeros((0, 8))) if rows is None else rows
+        self._rows = table([], np.zeros((0, WIDTH))) if rows is None else rows
         self._unread: list[tuple[Sequence[Key], Array]] = []
 
-    def add(self, keys: Sequence[Key], sums: Sequence[Array | None]) -> None:
-        """Add a row for each key from its array's `sums`, None for a missing one. They stay on their device until
-        the rows are read."""
-        here = next((array for array in sums if array is not None), np.zeros(8))
-        missing = xp(here).full(8, math.nan)
-        self._unread.append((keys, xp(here).stack([missing if array is None else array for array in sums])))
+    def add(self, keys: Sequence[Key], measured: Sequence[Array | None]) -> None:
+        """Add a row for each key from what was `measure`d, None for something missing. They stay on their device
+        until the rows are read."""
+        here = next((array for array in measured if array is not None), np.zeros(0))
+        missing = xp(here).full(WIDTH, math.nan)
+        self._unread.append((keys, xp(here).stack([missing if array is None else array for array in measured])))
 
     @property
     def rows(self) -> Rows:
         """The whole table, a NumPy structured array: `rows["name"]`, `rows[rows["role"] == "weight"]["rms"]`, …"""
         if self._unread:
             unread, self._unread = self._unread, []
-            self._rows = np.concatenate([self._rows, *(table(keys, to_host(sums)) for keys, sums in unread)])
+            self._rows = np.concatenate([self._rows, *(table(keys, to_host(measured)) for keys, measured in unread)])
         return self._rows
 
     @property
@@ -73,7 +88,7 @@ class Record:
         """One statistic of one role through the depth of the network.
 
         Args:
-            role: one of ROLES. statistic: one of STATISTICS.
+            role: one of ROLES. statistic: one of STATISTICS, or "cosine".
             step: a recorded step; the last by default. kind: only modules of this class, such as "Conv2d".
 
         Returns:
@@ -81,8 +96,8 @@ class Record:
         """
         if role not in ROLES:
             raise ValueError(f"role is {role!r}, expected one of {', '.join(ROLES)}")
-        if statistic not in STATISTICS:
-            raise ValueError(f"statistic is {statistic!r}, expected one of {', '.join(STATISTICS)}")
+        if statistic not in NUMBERS:
+            raise ValueError(f"statistic is {statistic!r}, expected one of {', '.join(NUMBERS)}")
         rows, steps = self.rows, self.steps
         if step is None:
             step = steps[-1] if steps else 0
@@ -94,20 +109,30 @@ class Record:
         rows = rows[np.argsort(rows["position"])]
         return rows["position"], rows["name"].tolist(), rows[statistic]
 
-    def plot(self, **options: Any) -> Axes:
-        """`depth_plot` of this record alone."""
-        from tinyres.flow.plots import depth_plot
+    @property
+    def plot(self) -> Pictures:
+        """Pictures of this record: `plot.depth(…)`, `plot.heatmap(…)`, …; `plot(…)` is `plot.depth(…)`."""
+        return Pictures(self)
 
-        return depth_plot(self, **options)
+    # Elsewhere
 
-    # Files
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame; each cell of `histogram` is an array (64,).
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas, which is not installed: pip install pandas") from error
+        rows = self.rows
+        return DataFrame({name: list(rows[name]) if rows[name].ndim > 1 else rows[name] for name in fields(rows)})
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as CSV, a header first, numbers in full precision."""
-        with atomic_write(path) as file:
-            writer = csv.writer(file)
-            writer.writerow(self.rows.dtype.names or ())
-            writer.writerows(self.rows.tolist())
+        """Write the table as CSV, a header first, numbers in full precision. Histograms are text: "exponent:count"
+        for each bin that is not empty, such as "-12:34 -11:50"."""
+        write_csv(path, fields(self.rows), lines(self.rows))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as a compressed .npz file, for `Record.load`."""
@@ -126,7 +151,7 @@ class Record:
                 rows = archive["rows"]
         except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{os.fspath(path)} is no record of flow: expected an .npz file with rows") from error
-        if rows.dtype.names != (*Key._fields, *STATISTICS):
+        if fields(rows) != FIELDS:
             raise ValueError(f"{os.fspath(path)}: the rows have other fields than a record's: {rows.dtype.names}")
         return cls(rows)
 
@@ -150,23 +175,33 @@ class Record:
             numbers = rms["activation"], rms["activation_grad"], rms["weight_grad"], ratio
             cells = ["-" if math.isnan(value) else f"{value:.2e}" for value in numbers]
             cells.insert(2, bar(rms["activation_grad"], gradients))
-            lines.append((layer["name"][0], layer["kind"][0], *cells, alarm(layer)))
+            lines.append((layer["name"][0], layer["kind"][0], *cells, "; ".join([*alarm(layer), *shares(rms)])))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = "{:<{}}  {:<{}}  {:>{}}  {:>{}}  {:<{}}  {:>{}}  {:>{}}  {:<{}}".format
         body = [text(*itertools.chain(*zip(line, widths, strict=True))).rstrip() for line in lines]
         return "\n".join([f"step {self.steps[-1]}", *body])
 
 
-def table(keys: Sequence[Key], sums: np.ndarray[Any, Any]) -> Rows:
-    """Rows of the table: keys (R) and sums (R, 8)."""
+def table(keys: Sequence[Key], measured: np.ndarray[Any, Any]) -> Rows:
+    """Rows of the table: keys (R) and what was measured (R, WIDTH)."""
     text = [max([1, *(len(key[i]) for key in keys)]) for i in range(2, 6)]  # type: ignore[arg-type]
-    columns = [*zip(Key._fields, ["i8", "i8", *(f"U{w}" for w in text)], strict=True), *((s, "f8") for s in STATISTICS)]
-    rows = np.empty(len(keys), np.dtype(columns))
+    formats = ["i8", "i8", *(f"U{width}" for width in text), *["f8"] * len(NUMBERS), ("u4", BINS)]
+    rows = np.empty(len(keys), np.dtype({"names": FIELDS, "formats": formats}))
     for name, column in zip(Key._fields, zip(*keys, strict=True), strict=False):
         rows[name] = column
-    for name, values in zip(STATISTICS, finish(sums).T, strict=True):
+    statistics, rows["cosine"], rows["histogram"] = read(measured)
+    for name, values in zip(STATISTICS, statistics.T, strict=True):
         rows[name] = values
     return rows
+
+
+def fields(rows: Rows) -> tuple[str, ...]:
+    return rows.dtype.names or ()
+
+
+def lines(rows: Rows) -> Iterator[tuple[Any, ...]]:
+    """The rows as plain values, for a file of text."""
+    return ((*values, to_text(histogram)) for *values, histogram in rows.tolist())
 
 
 def bar(value: float, all_values: np.ndarray[Any, Any], width: int = 12) -> str:
@@ -180,8 +215,15 @@ def bar(value: float, all_values: np.ndarray[Any, Any], width: int = 12) -> str:
     return "#" * (1 + round((width - 1) * (math.log10(value) - bottom) / (top - bottom)))
 
 
-def alarm(layer: Rows) -> str:
+def alarm(layer: Rows) -> list[str]:
     """What is wrong with a layer, in words."""
     bad = layer[layer["nonfinite_fraction"] > 0]
     shares = [f"{100 * row['nonfinite_fraction']:.3g} % of {row['role']}" for row in bad]
-    return f"NaN or Inf: {', '.join(shares)}" if shares else ""
+    return [f"NaN or Inf: {', '.join(shares)}"] if shares else []
+
+
+def shares(rms: dict[str, float]) -> list[str]:
+    """How large an addition's branch is beside its skip, forward and backward."""
+    pairs = {"": (rms["branch"], rms["skip"]), ", of gradients ": (rms["branch_grad"], rms["skip_grad"])}
+    ratios = [f"{way}{branch / skip:.2g}" for way, (branch, skip) in pairs.items() if branch >= 0 and skip > 0]
+    return [f"branch/skip {''.join(ratios)}"] if ratios else []

@@ -15,9 +15,10 @@ from typing import Any
 from tinyres import functional as F
 from tinyres.autograd import Handle, Tensor, is_grad_enabled
 from tinyres.backend import Array
+from tinyres.flow.additions import Split
+from tinyres.flow.measure import Measurements, measure
 from tinyres.flow.record import Key, Record
-from tinyres.flow.statistics import sums
-from tinyres.nn import Module, Sequential, is_recomputing
+from tinyres.nn import Add, Module, Sequential, is_recomputing
 from tinyres.optim import Optimizer
 
 
@@ -27,7 +28,9 @@ def watch(model: Module, optimizer: Optimizer | None = None, every: int = 1) -> 
 
     Modules without children are watched, in the order in which they first run: their output (role "activation"),
     the gradient of the loss by it ("activation_grad"), and, where they have one, their `weight`, its gradient as
-    `backward` brings it ("weight_grad", before clipping) and what `optimizer.step()` adds to it ("update").
+    `backward` brings it ("weight_grad", before clipping) and what `optimizer.step()` adds to it ("update"). Of a
+    residual addition (`nn.Add`) also what it adds ("skip", "branch") and the two parts of the gradient by the block's
+    input ("skip_grad", "branch_grad"; missing where that input needs no gradient).
 
     A step is all that happens up to and including `optimizer.step()`, numbered from 0; its first forward pass is the
     one recorded. Without an optimiser each forward pass is a step, which lasts until the next. Passes in evaluation
@@ -66,30 +69,52 @@ def snapshot(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Tensor] =
 
 
 class Call:
-    """One call of one module: its arrays' `sums` by role, None until they come.
+    """One call of one module: its arrays `measured`, by role, None until they come.
 
-    place: position, name, kind, block. watched: the tensors to take, by role.
+    place: position, name, kind, block.
     """
 
-    def __init__(self, place: tuple[int, str, str, str], watched: dict[str, Any]) -> None:
-        self.place = place
-        self.weight: Tensor | None = watched.get("weight")
-        self.sums: dict[str, Array | None] = {}
+    def __init__(self, place: tuple[int, str, str, str], measurements: Measurements) -> None:
+        self.place, self.measurements = place, measurements
+        self.weight: Tensor | None = None
+        self.measured: dict[str, Array | None] = {}
         self.handles: list[Handle] = []
-        for role, tensor in watched.items():
-            self.expect(role, tensor)
 
-    def expect(self, role: str, tensor: Any) -> None:
-        """Take `tensor` now, and its gradient when `backward` brings it."""
-        of_gradient = f"{role}_grad"
-        self.sums[role] = sums(tensor.data) if isinstance(tensor, Tensor) else None
-        self.sums[of_gradient] = None
+    def expect_output(self, output: Any) -> None:
+        """Take the output now, and its gradient when `backward` brings it."""
+        self.measured["activation"] = self.measurements.of(output.data) if isinstance(output, Tensor) else None
+        self.expect_gradient("activation_grad", output)
+
+    def expect_weight(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.measured["weight"] = measure(weight.data)
+        self.expect_gradient("weight_grad", weight)
+
+    def expect_gradient(self, role: str, tensor: Any) -> None:
+        self.measured[role] = None
 
         def arrive(gradient: Tensor) -> None:
-            self.sums[of_gradient] = sums(gradient.data)
+            self.measured[role] = self.measurements.of(gradient.data)
 
         if isinstance(tensor, Tensor) and tensor.requires_grad:
             self.handles.append(tensor.register_hook(arrive))
+
+    def expect_parts(self, branch: Tensor, skip: Tensor, addition: Tensor) -> None:
+        """Take both operands of an addition, and the gradient by the block's input in two parts."""
+
+        def arrive(branch: Array | None, skip: Array | None) -> None:
+            self.take_pair(("branch_grad", branch), ("skip_grad", skip))
+
+        self.take_pair(("branch", branch.data), ("skip", skip.data))
+        self.take_pair(("branch_grad", None), ("skip_grad", None))
+        self.handles += Split(branch, skip, addition, arrive).handles
+
+    def take_pair(self, *pair: tuple[str, Array | None]) -> None:
+        (_, first), (_, second) = pair
+        if first is not None and second is not None:
+            self.measured |= zip((role for role, _ in pair), self.measurements.of_pair(first, second), strict=True)
+        else:
+            self.measured |= {role: None if array is None else self.measurements.of(array) for role, array in pair}
 
 
 class Recorder:
@@ -105,6 +130,7 @@ class Recorder:
         self.handles: list[Handle] = []
         self.listens = False
         self.positions: dict[tuple[str, int], int] = {}  # by name and how many times the module ran before
+        self.measurements = Measurements()  # of the step
 
     def forward(self, original: Callable[..., Any], *inputs: Any) -> Any:
         """The model's forward pass, seen if it is the first of a step that is due."""
@@ -123,7 +149,7 @@ class Recorder:
         before = [(call, call.weight, call.weight.data.copy("K")) for call in self.calls if call.weight is not None]
         result = original(*args)
         for call, weight, values in before:
-            call.sums["update"] = sums(weight.data - values)
+            call.measured["update"] = measure(weight.data - values)
         self.finish()
         self.step += 1
         return result
@@ -147,29 +173,33 @@ class Recorder:
     def listener(self, name: str, block: str) -> Callable[[Module, tuple[Any, ...], Any], None]:
         runs = itertools.count()
 
-        def hook(module: Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        def hook(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not self.listens:
                 return
             run = next(runs)
             position = self.positions.setdefault((name, run), len(self.positions))
-            watched = {"activation": output}
+            call = Call((position, name, type(module).__name__, block), self.measurements)
+            self.calls.append(call)
+            call.expect_output(output)
             if run == 0 and isinstance(weight := getattr(module, "weight", None), Tensor):
-                watched["weight"] = weight  # once, however often the module runs
-            self.calls.append(Call((position, name, type(module).__name__, block), watched))
+                call.expect_weight(weight)  # once, however often the module runs
+            if isinstance(module, Add) and all(isinstance(operand, Tensor) for operand in inputs):
+                branch, skip = inputs
+                call.expect_parts(branch, skip, output)
 
         return hook
 
     def finish(self) -> None:
         """Write down the step, with what has come by now."""
         if self.calls:
-            keys = [Key(self.step, *call.place, role) for call in self.calls for role in call.sums]
-            self.record.add(keys, [value for call in self.calls for value in call.sums.values()])
+            keys = [Key(self.step, *call.place, role) for call in self.calls for role in call.measured]
+            self.record.add(keys, [value for call in self.calls for value in call.measured.values()])
         self.forget()
 
     def forget(self) -> None:
         for handle in itertools.chain(self.handles, *(call.handles for call in self.calls)):
             handle.remove()
-        self.handles, self.calls = [], []
+        self.handles, self.calls, self.measurements = [], [], Measurements()
 
 
 def block(name: str, modules: dict[str, Module]) -> str:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-
-from tinyres import Tensor, flow, models, optim  # noqa: E402
-from tinyres import functional as F  # noqa: E402
+import synthetic
+from tinyres import Tensor, flow, models, optim
+from tinyres import functional as F
 
 
 def train(residual: bool, steps: int = 6, freeze: bool = False) -> flow.Record:
@@ -35,12 +33,6 @@ def train(residual: bool, steps: int = 6, freeze: bool = False) -> flow.Record:
 @pytest.fixture(scope="module")
 def records():
     return {"plain": train(residual=False), "resnet": train(residual=True)}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def curves(ax):
@@ -121,6 +113,50 @@ def test_a_frozen_network_and_no_steps_at_all_are_no_error():
         ax = flow.depth_plot({"net": record}, role="weight_grad")
         ax.figure.canvas.draw()
     assert "missing" in curves(flow.depth_plot(frozen, role="weight_grad"))
+
+
+@pytest.mark.parametrize("depth", [20, 32])
+def test_theory_goes_back_from_the_last_layer_of_the_first_step(depth):
+    record = synthetic.record(depth, residual=False)
+    lines = curves(flow.depth_plot(record, steps=[0, 10], theory=1.25))
+    theory = lines["theory: ×1.25 a layer"]
+    last = record.depth("activation_grad", "rms", 0, "Conv2d")[2][-1]
+    np.testing.assert_array_equal(theory.get_xdata(), np.arange(1, depth))
+    np.testing.assert_allclose(theory.get_ydata()[[0, -2, -1]], [last * 1.25 ** (depth - 2), last * 1.25, last])
+    assert theory.get_marker() == "None"
+    assert theory.get_color() == "black"
+
+
+def test_theory_by_name_starts_at_the_network_of_that_name():
+    records = {"plain": synthetic.record(20, residual=False), "resnet": synthetic.record(32, seed=1)}
+    lines = curves(flow.depth_plot(records, theory={"resnet": 1.5, "a guess": 2}))
+    for label, name, factor in (("resnet", "resnet", 1.5), ("a guess", "plain", 2)):
+        values = records[name].depth("activation_grad", "rms", 0, "Conv2d")[2]
+        theory = lines[f"theory, {label}: ×{factor} a layer"]
+        assert len(theory.get_ydata()) == len(values)
+        np.testing.assert_allclose(
+            theory.get_ydata()[[0, -1]], values[-1] * np.array([factor, 1.0]) ** (len(values) - 1)
+        )
+    theory, resnet = lines["theory, resnet: ×1.5 a layer"], lines["resnet, step 10"]
+    assert to_rgb(theory.get_color()) == to_rgb(resnet.get_color())
+
+
+def test_theory_starts_at_the_last_value_that_can_be_drawn():
+    record = synthetic.record(20, steps=[0])
+    rows = record.rows.copy()
+    gradients = np.flatnonzero((rows["role"] == "activation_grad") & (rows["kind"] == "Conv2d"))
+    rows["rms"][gradients[-2:]] = np.nan, 0
+    (theory,) = [
+        line for name, line in curves(flow.depth_plot(flow.Record(rows), theory=2)).items() if "theory" in name
+    ]
+    assert theory.get_xdata()[-1] == len(gradients) - 2
+    assert theory.get_ydata()[-1] == rows["rms"][gradients[-3]]
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])
+def test_theory_is_a_factor(records, factor):
+    with pytest.raises(ValueError, match=r"theory is .* for 'plain', expected a factor above 0"):
+        flow.depth_plot(records, theory={"plain": factor})
 
 
 def test_what_it_does_not_know_it_says(records):
