@@ -37,6 +37,7 @@ from tinyres.models.resnet import (
     resnet152,
 )
 from tinyres.models.summary import Summary, summary
+from tinyres.models.trunk import Backbone, features, replace_head
 from tinyres.models.weights import load_state_dict_file
 from tinyres.nn import Module
 
@@ -65,13 +66,16 @@ def get(name: str, **options: Any) -> Module:
 
 
 __all__ = [
+    "Backbone",
     "CifarResNet",
     "PreActResNet",
     "ResNet",
     "Summary",
+    "features",
     "get",
     "load_state_dict_file",
     "names",
+    "replace_head",
     "summary",
     *_MODELS,
 ]
