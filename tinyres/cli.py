@@ -222,7 +222,7 @@ def predict(
     """Say what is on images, by a trained network."""
     from tinyres import Tensor, no_grad
     from tinyres import functional as F
-    from tinyres.data.folder import read_image
+    from tinyres.data.picture import read_image
 
     recipe, model = restore(checkpoint, device, seed)
     transform, rng = recipe.transform(train=False), np.random.default_rng(seed)

@@ -37,7 +37,7 @@ from tinyres.models.resnet import (
     resnet152,
 )
 from tinyres.models.summary import Summary, summary
-from tinyres.models.trunk import Backbone, features, replace_head
+from tinyres.models.trunk import Backbone, features, load_trunk, replace_head
 from tinyres.models.weights import load_state_dict_file
 from tinyres.nn import Module
 
@@ -74,6 +74,7 @@ __all__ = [
     "features",
     "get",
     "load_state_dict_file",
+    "load_trunk",
     "names",
     "replace_head",
     "summary",

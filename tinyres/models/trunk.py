@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from typing import Any, TypeVar
 
 from tinyres.autograd import Tensor
+from tinyres.models.weights import load_state_dict_file
 from tinyres.nn import Linear, Module, ReLU, Sequential
 
 M = TypeVar("M", bound=Module)
@@ -36,6 +38,17 @@ def head(features: int, *widths: int) -> Module:
     for before, after in itertools.pairwise((features, *widths)):
         layers += [Linear(before, after), ReLU()]
     return layers[0] if len(widths) == 1 else Sequential(*layers[:-1])
+
+
+def load_trunk(model: M, file: str | os.PathLike[str]) -> M:
+    """Put a weight file's numbers into `model`, but for the head, which stays as it is.
+
+    Returns the model; raises as `load_state_dict_file` and `Module.load_state_dict` do.
+    """
+    heads = ("fc.", "linear.")
+    state = {name: array for name, array in load_state_dict_file(file).items() if not name.startswith(heads)}
+    model.load_state_dict(state | {name: array for name, array in model.state_dict().items() if name.startswith("fc.")})
+    return model
 
 
 def pooled_channels(model: Module) -> int:

@@ -1,0 +1,179 @@
+"""Transfer: what was learnt from a million pictures, for the few of one's own (Yosinski et al. 2014).
+
+The trunk of a trained network is frozen, and a new head is trained on what the trunk sees. Then, if that is not
+enough, its last stages go on learning, at a tenth of the head's rate.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tinyres import functional as F
+from tinyres import models, nn, optim
+from tinyres.autograd import Tensor
+from tinyres.backend import manual_seed
+from tinyres.data import DataLoader, Dataset, ImageFolder, Subset, transforms
+from tinyres.nn import Module
+from tinyres.training.features import OnFeatures, features
+from tinyres.training.history import History
+from tinyres.training.loop import Loss, fit
+from tinyres.training.recipe import DEVICES, Plain
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: with these, trained weights expect their input
+HELD_OUT = ("validation", "valid", "val", "test")  # what the folder beside train/ may be called
+SHARE = 0.2  # of the images, to test on, where no such folder is there
+SLOWER = 0.1  # factor on the learning rate of what was trained before
+
+
+@dataclass(frozen=True)
+class Transfer(Plain):
+    """How to fine-tune a trained network to a folder of images.
+
+    data: a folder of class folders, or one that holds train/ and validation/ or test/, each a folder of class
+    folders. weights: a file, whose head is not used. hidden: width of the new head's hidden layer, 0 for none.
+    unfreeze: stages that go on learning, such as "layer4". augment: mirror, and turn by up to 40°. image_size: side to
+    resize and crop to, 0 for what the network was made for. `classes` `prepared` finds out.
+    """
+
+    data: str
+    model: str = "resnet50"
+    weights: str = ""
+    hidden: int = 256
+    unfreeze: tuple[str, ...] = ()
+    augment: bool = False
+    image_size: int = 0
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float = 1e-3
+    workers: int = 2
+    seed: int = 0
+    device: str = "cpu"
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("model", self.model, models.names()), ("device", self.device, DEVICES)):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+    def prepared(self, dataset: Dataset) -> Transfer:
+        """This with the classes of `dataset` and the size of the network's images."""
+        if len(dataset.classes) < 2:
+            raise ValueError(f"{self.data} has one class, {dataset.classes[0]}, expected at least two to tell apart")
+        made_for = 224 if isinstance(models.get(self.model), models.ResNet) else 32
+        return replace(self, classes=tuple(dataset.classes), image_size=self.image_size or made_for)
+
+    def datasets(self) -> tuple[Dataset, Dataset]:
+        """Images to train and to test on: two folders, or a split by the seed that takes the same share of each class.
+
+        Raises ValueError if the two folders have different classes.
+        """
+        root = Path(self.data)
+        beside = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
+        if beside is None or not (root / "train").is_dir():
+            return split(ImageFolder(root), SHARE, self.seed)
+        train, test = ImageFolder(root / "train"), ImageFolder(beside)
+        if train.classes != test.classes:
+            raise ValueError(
+                f"{beside} has the classes {', '.join(test.classes)}, expected those of train: "
+                f"{', '.join(train.classes)}"
+            )
+        return train, test
+
+    def transform(self, train: bool) -> transforms.Transform:
+        """From a stored image (H, W, C) to the network's input: augmented, if asked, in training."""
+        steps: list[transforms.Transform] = [transforms.Resize(self.image_size), transforms.CenterCrop(self.image_size)]
+        if train and self.augment:
+            steps += [transforms.RandomHorizontalFlip(), transforms.RandomRotation(40)]
+        return transforms.Compose([*steps, transforms.Rescale(), transforms.Normalize(self.mean, self.std)])
+
+    def loader(self, train: bool, dataset: Dataset | None = None) -> DataLoader:
+        """Batches of the training images, shuffled by the seed, or of the test images in order."""
+        dataset = dataset or self.datasets()[0 if train else 1]
+        size = self.batch_size if train else 64
+        return DataLoader(dataset, size, self.transform(train), shuffle=train, seed=self.seed, workers=self.workers)
+
+    def build_model(self) -> Module:
+        """The network with its new head, freshly initialised from the seed: for two classes, one output."""
+        manual_seed(self.seed)
+        outputs = len(self.classes) if len(self.classes) > 2 else 1
+        widths = (self.hidden, outputs) if self.hidden else (outputs,)
+        return models.replace_head(models.get(self.model), *widths).to(self.device)
+
+    def pretrained_model(self) -> Module:
+        """That network with the trained trunk, frozen up to the stages that are to go on learning."""
+        model = self.build_model()
+        models.load_trunk(model, self.weights)
+        nn.freeze(model)
+        nn.unfreeze(model.fc)  # type: ignore[attr-defined]
+        for stage in self.unfreeze:
+            if not stage.startswith("layer") or not hasattr(model, stage):
+                known = [name for name, _ in model.named_children() if name.startswith("layer")]
+                raise ValueError(f"unfreeze is {stage!r}, expected one of {', '.join(known)}")
+            nn.unfreeze(getattr(model, stage))
+        return model
+
+    def build_optimizer(self, model: Module) -> optim.Optimizer:
+        """Adam: the head at `lr`, the stages that go on learning at a tenth of it."""
+        groups = [{"params": model.fc.parameters()}]  # type: ignore[attr-defined]
+        groups += [{"params": getattr(model, name).parameters(), "lr": SLOWER * self.lr} for name in self.unfreeze]
+        return optim.Adam(groups, self.lr)
+
+    @property
+    def loss(self) -> Loss:
+        return F.binary_cross_entropy_with_logits if len(self.classes) == 2 else F.cross_entropy
+
+
+def fine_tune(
+    transfer: Transfer, train: Dataset, test: Dataset, output: str | os.PathLike[str], resume: bool = False
+) -> tuple[Module, History]:
+    """Train as a prepared `transfer` says, writing what `fit` writes to `output`. Returns the network and its history.
+
+    Where nothing of the trunk learns and nothing is augmented, its features are computed once, and kept in `output`.
+    """
+    model = transfer.pretrained_model()
+    network: Module = model
+    loaders = [transfer.loader(True, train), transfer.loader(False, test)]
+    if not transfer.augment and not transfer.unfreeze:
+        network = OnFeatures(model)
+        for loader in loaders:
+            loader.dataset = features(
+                model, loader.dataset, loader.transform, workers=transfer.workers, cache=output, progress=True
+            )
+            loader.transform = None
+    history = fit(
+        network,
+        loaders[0],
+        transfer.build_optimizer(model),
+        transfer.epochs,
+        loss=transfer.loss,
+        validation=loaders[1],
+        output=output,
+        resume=resume,
+        configuration=transfer.to_dict(),
+    )
+    return model, history
+
+
+def split(dataset: Dataset, share: float, seed: int) -> tuple[Subset, Subset]:
+    """Two subsets, drawn by the seed: the second has `share` of each class, at least one image of those that have two."""
+    rng = np.random.default_rng(seed)
+    test: list[int] = []
+    for label in range(len(dataset.classes)):
+        mine = rng.permutation(np.flatnonzero(dataset.labels == label))
+        test += mine[: max(round(share * len(mine)), min(1, len(mine) - 1))].tolist()
+    chosen = np.zeros(len(dataset), bool)
+    chosen[test] = True
+    return Subset(dataset, np.flatnonzero(~chosen)), Subset(dataset, np.flatnonzero(chosen))
+
+
+class TwoLogits(Module):
+    """One logit z for two classes as two, −z/2 and z/2: (N, 1) → (N, 2). Their softmax is (1 − σ(z), σ(z))."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.cat([-0.5 * z, 0.5 * z], 1)
