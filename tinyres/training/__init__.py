@@ -1,6 +1,7 @@
 """Training: the loop, its history and checkpoints, and the recipes that the commands train by."""
 
 from tinyres.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from tinyres.training.curves import curves
 from tinyres.training.features import Features, OnFeatures, features
 from tinyres.training.history import History
 from tinyres.training.loop import CHECKPOINT, Evaluation, evaluate, fit
@@ -15,6 +16,7 @@ __all__ = [
     "OnFeatures",
     "Recipe",
     "Transfer",
+    "curves",
     "evaluate",
     "features",
     "fine_tune",

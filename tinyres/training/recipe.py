@@ -12,10 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from tinyres import functional as F
 from tinyres import models, optim
 from tinyres.backend import manual_seed
 from tinyres.data import DataLoader, Dataset, ImageFolder, Subset, cifar10, cifar100, digits, transforms
 from tinyres.nn import Module
+from tinyres.training.loop import Loss
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "multistep", "constant")
@@ -151,6 +153,10 @@ class Recipe(Plain):
         if self.optimizer == "adamw":
             return optim.AdamW(optim.no_decay_groups(model, self.weight_decay), self.lr)
         return optim.SGD(model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
+
+    @property
+    def loss(self) -> Loss:
+        return F.cross_entropy
 
     def build_scheduler(self, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler | None:
         """The learning rate over `steps` batches: a half cosine, or tenfold down at 1/2 and 3/4 (He et al. 2015, §4.2:
