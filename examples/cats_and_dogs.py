@@ -6,12 +6,20 @@ import tinyres
 from tinyres import functional as F
 from tinyres import models, nn, optim, training
 from tinyres.data import DataLoader, ImageFolder
-from tinyres.data.transforms import CenterCrop, Compose, Normalize, RandomHorizontalFlip, RandomRotation, Rescale, Resize
+from tinyres.data.transforms import (
+    CenterCrop,
+    Compose,
+    Normalize,
+    RandomHorizontalFlip,
+    RandomRotation,
+    Rescale,
+    Resize,
+)
 
 
 def main(folder, weights, name="resnet50", side=224, batch_size=32, epochs=5):
     tinyres.manual_seed(0)
-    model = nn.freeze(models.load_trunk(models.get(name), weights))
+    model = nn.freeze(models.get(name, weights=weights))
     models.replace_head(model, 256, 1)  # global average pooling, then 256 with ReLU, then one logit
     resize, augment = [Resize(side), CenterCrop(side)], [RandomHorizontalFlip(), RandomRotation(40)]
     rescale = [Rescale(), Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -193,7 +194,9 @@ def finetune(
     folder: Annotated[
         Path, typer.Argument(help="Class folders of images, or train/ and validation/ or test/ that hold such.")
     ],
-    weights: Annotated[Path, typer.Option(help="Weight file of the trained network; its head is not used.")],
+    weights: Annotated[
+        str, typer.Option(help="Trained weights, a file or a name such as IMAGENET1K_V2; their head is not used.")
+    ],
     model: Annotated[str, typer.Option(help="Network, for instance resnet50, or resnet56 for small images.")] = (
         Transfer.model
     ),
@@ -228,7 +231,7 @@ def finetune(
     transfer = Transfer(
         data=str(folder),
         model=model,
-        weights=str(weights),
+        weights=weights,
         hidden=hidden,
         unfreeze=tuple(unfreeze or ()),
         augment=augment,
@@ -240,9 +243,10 @@ def finetune(
         seed=seed,
         device=device,
     )
-    train, test = transfer.datasets()
-    for report in dict.fromkeys(str(getattr(part, "dataset", part).report) for part in (train, test)):
-        out.print(report, soft_wrap=True)
+    folders = transfer.folders()
+    for part in folders:
+        out.print(str(part.report), soft_wrap=True)
+    train, test = transfer.datasets(folders)
     out.print(f"{len(train):,} images to train on, {len(test):,} to test on")
     transfer = transfer.prepared(train)
     if (output / CHECKPOINT).exists():
@@ -287,9 +291,7 @@ def evaluate(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    checkpoint: Annotated[
-        Path, typer.Option(help="A checkpoint that `tinyres train` or `tinyres finetune` wrote.")
-    ],
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint that `tinyres train` or `tinyres finetune` wrote.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 5,
     explain: Annotated[
         bool, typer.Option("--explain", help="Draw where the first class is seen (Grad-CAM): IMAGE.gradcam.png.")
@@ -360,6 +362,36 @@ def summary(
     out.print(result.totals(), soft_wrap=True)
     if output is not None:
         save_csv(output / "summary.csv", header, rows)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A weight file (.pth, .safetensors, .npz, .h5), or with --model a name.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors or .npz file.")],
+    model: Annotated[str | None, typer.Option(help="Network to compare the weights with.")] = None,
+) -> None:
+    """Read weights of PyTorch, safetensors, NumPy or Keras, and write them by torchvision's names.
+
+    Every array is kept to the bit, with its dtype (bfloat16 becomes float32). With --model, a table of what is
+    missing, left over or mis-shaped; exit code 1 if anything is.
+    """
+    weights = models.find(source, model) if model else models.read_weights(source)
+    rows = [(name, array.dtype, "×".join(map(str, array.shape)) or "1") for name, array in weights.arrays.items()]
+    out.print(table("", ("name", "dtype", "shape"), rows))
+    size = sum(array.nbytes for array in weights.arrays.values())
+    out.print(f"read {source}: {weights.kind}, {len(rows)} arrays, {size / 2**20:.1f} MiB", soft_wrap=True)
+    models.save_state_dict_file(weights.arrays, target, weights.options)
+    out.print(f"wrote {target}", soft_wrap=True)
+    if weights.options:
+        made = ", ".join(f"{option}={value!r}" for option, value in weights.options.items())
+        out.print(f"a network for these weights is made with {made}", soft_wrap=True)
+    if model:
+        match = models.compare(models.get(model, **weights.options), weights, model)
+        out.print(str(match), soft_wrap=True)
+        if not match.exact:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -483,10 +515,16 @@ def save_csv(path: Path, header: Any, rows: Any) -> None:
     out.print(f"wrote {path}", soft_wrap=True)
 
 
+def warn(message: Warning | str, *_: Any) -> None:
+    err.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True)
+
+
 def main() -> None:
     """Run a command; what was wrong with its input is one sentence on standard error, and exit code 1."""
+    warnings.showwarning = warn
     try:
         app(prog_name="tinyres")
     except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        err.print(f"[red]error:[/red] {escape(str(error).strip() or type(error).__name__)}", soft_wrap=True)
+        said = ", ".join([str(error).strip() or type(error).__name__, *getattr(error, "__notes__", ())])
+        err.print(f"[red]error:[/red] {escape(said)}", soft_wrap=True)
         sys.exit(1)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyres.data.datasets import ArrayDataset
+from tinyres.download import download_with_progress
 from tinyres.files import atomic_write
 
 
@@ -116,7 +117,7 @@ def _download(release: _Release, path: Path) -> None:
         retry_if_failed=2,
     )
     try:
-        store.fetch(path.name, downloader=_download_with_progress)
+        store.fetch(path.name, downloader=download_with_progress)
     except OSError as error:
         raise ConnectionError(
             f"{release.name}: could not download {release.url} ({type(error).__name__}); "
@@ -127,36 +128,6 @@ def _download(release: _Release, path: Path) -> None:
             f"{release.name}: what {release.url} sent is not the archive with md5 {release.md5}; "
             f"nothing was kept, so try again later or save the archive as {path}."
         ) from error
-
-
-def _download_with_progress(url: str, output_file: str, store: Any) -> None:
-    import pooch
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = _ProgressBar(progress, url.rsplit("/", 1)[-1])
-        pooch.HTTPDownloader(progressbar=bar)(url, output_file, store)
-
-
-class _ProgressBar:
-    """The progress bar that pooch expects, drawn by rich."""
-
-    total = 0  # set by pooch once the server has told the size
-
-    def __init__(self, progress: Any, description: str) -> None:
-        self.progress = progress
-        self.task = progress.add_task(description, total=None)
-
-    def update(self, advance: int) -> None:
-        self.progress.update(self.task, total=self.total, advance=advance)
-
-    def reset(self) -> None:
-        self.progress.reset(self.task)
-
-    def close(self) -> None:
-        self.progress.stop()
 
 
 # ----------------------------------------------------------------------------------------- reading

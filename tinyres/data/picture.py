@@ -63,8 +63,8 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> Image:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Unreadable (a ValueError): naming the file, if it cannot be decoded, or is larger than `PIL.Image.MAX_IMAGE_PIXELS`, which is
-            seen before any memory is asked for.
+        Unreadable (a ValueError): naming the file, if it cannot be decoded, or is larger than
+            `PIL.Image.MAX_IMAGE_PIXELS`, which is seen before any memory is asked for.
     """
     with opened(path) as picture:
         picture.load()
@@ -81,7 +81,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> Image:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The picture, its header read and found fit to be decoded. Whatever happens to it meanwhile is told of the file."""
+    """The picture, its header read and found fit to be decoded. What goes wrong meanwhile is said of the file."""
     from PIL import Image as pillow
 
     if not Path(path).is_file():
@@ -104,7 +104,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise Unreadable(path, str(error) or type(error).__name__) from error
 
 
-def refuse(width: int, height: int, mode: str, kind: str, most: int | None) -> None:
+def refuse(width: int, height: int, mode: str, kind: str | None, most: int | None) -> None:
     """Raise ValueError for what must not, or cannot faithfully, be decoded."""
     if most is not None and width * height > most:
         raise ValueError(
@@ -116,7 +116,7 @@ def refuse(width: int, height: int, mode: str, kind: str, most: int | None) -> N
         )
 
 
-def deep(mode: str, kind: str) -> bool:
+def deep(mode: str, kind: str | None) -> bool:
     """Whether grey has 16 bits. (Older Pillows give a PNG's as 32-bit integers.)"""
     return mode.startswith("I;16") or (mode == "I" and kind == "PNG")
 

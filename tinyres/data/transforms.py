@@ -115,13 +115,16 @@ class RandomRotation:
 class Resize:
     """Resizes to (height, width), or, given one integer, the shorter side to it with the aspect ratio kept.
 
-    Bilinear, with a filter as wide as the scale when shrinking (antialiased).
+    "bilinear" or "bicubic", with a filter as wide as the scale when shrinking (antialiased).
     """
 
     size: Size
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         _height_width("Resize", self.size)
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"Resize: interpolation should be 'bilinear' or 'bicubic', got {self.interpolation!r}.")
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         from PIL import Image as pillow
@@ -132,7 +135,8 @@ class Resize:
             height, width = (self.size * side // shorter for side in image.shape[:2])
         if (height, width) == image.shape[:2]:
             return image
-        return _by_channel(image, lambda channel: channel.resize((width, height), pillow.Resampling.BILINEAR))
+        kind = pillow.Resampling[self.interpolation.upper()]
+        return _by_channel(image, lambda channel: channel.resize((width, height), kind))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+from tinyres.models.architecture import Architecture, Pretrained
 from tinyres.models.cifar import (
     CifarResNet,
     PreActResNet,
@@ -26,6 +26,8 @@ from tinyres.models.cifar import (
     resnet110,
     resnet1202,
 )
+from tinyres.models.match import Match, compare, load
+from tinyres.models.pretrained import Preprocessing, find, imagenet_classes
 from tinyres.models.resnet import (
     ResNet,
     plain18,
@@ -37,11 +39,11 @@ from tinyres.models.resnet import (
     resnet152,
 )
 from tinyres.models.summary import Summary, summary
-from tinyres.models.trunk import Backbone, features, load_trunk, replace_head
-from tinyres.models.weights import load_state_dict_file
+from tinyres.models.trunk import Backbone, features, replace_head
+from tinyres.models.weights import Weights, load_state_dict_file, read_weights, save_state_dict_file
 from tinyres.nn import Module
 
-_MODELS: dict[str, Any] = {name: value for name, value in globals().items() if isinstance(value, partial)}
+_MODELS: dict[str, Architecture] = {name: value for name, value in globals().items() if isinstance(value, Architecture)}
 
 
 def _family_and_depth(name: str) -> tuple[str, int]:
@@ -55,7 +57,9 @@ def names() -> list[str]:
 
 
 def get(name: str, **options: Any) -> Module:
-    """The model of that name, with fresh weights from the global generator. Options are those of its class."""
+    """The model of that name, with fresh weights from the global generator or those that `weights` names.
+
+    Options are those of its class, and `weights` and `strict` (see `Architecture`)."""
     if name not in _MODELS:
         raise ValueError(f"model is {name!r}, expected one of {', '.join(names())}")
     try:
@@ -66,17 +70,27 @@ def get(name: str, **options: Any) -> Module:
 
 
 __all__ = [
+    "Architecture",
     "Backbone",
     "CifarResNet",
+    "Match",
     "PreActResNet",
+    "Preprocessing",
+    "Pretrained",
     "ResNet",
     "Summary",
+    "Weights",
+    "compare",
     "features",
+    "find",
     "get",
+    "imagenet_classes",
+    "load",
     "load_state_dict_file",
-    "load_trunk",
     "names",
+    "read_weights",
     "replace_head",
+    "save_state_dict_file",
     "summary",
     *_MODELS,
 ]

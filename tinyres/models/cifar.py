@@ -4,9 +4,9 @@ form (He et al. 2016)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from tinyres.autograd import Tensor
+from tinyres.models.architecture import Architecture
 from tinyres.models.resnet import last, stage, zero_gamma
 from tinyres.nn import (
     AdaptiveAvgPool2d,
@@ -64,8 +64,8 @@ class CifarResNet(Module):
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """Each stage's maps in turn: (N, 16·width, H, W), (N, 32·width, H/2, W/2), (N, 64·width, H/4, W/4)."""
         x = conv_norm_relu(self.conv1, self.bn1, self.relu, x)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = stage(x)
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
             yield x
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -131,20 +131,20 @@ def channels_per_stage(width: float) -> tuple[int, int, int]:
     return base, 2 * base, 4 * base
 
 
-resnet20 = partial(CifarResNet, 20)
-resnet32 = partial(CifarResNet, 32)
-resnet44 = partial(CifarResNet, 44)
-resnet56 = partial(CifarResNet, 56)
-resnet110 = partial(CifarResNet, 110)
-resnet1202 = partial(CifarResNet, 1202)
-plain20 = partial(resnet20, residual=False)
-plain32 = partial(resnet32, residual=False)
-plain44 = partial(resnet44, residual=False)
-plain56 = partial(resnet56, residual=False)
-plain110 = partial(resnet110, residual=False)
-preact_resnet20 = partial(PreActResNet, 20)
-preact_resnet32 = partial(PreActResNet, 32)
-preact_resnet44 = partial(PreActResNet, 44)
-preact_resnet56 = partial(PreActResNet, 56)
-preact_resnet110 = partial(PreActResNet, 110)
-preact_resnet1202 = partial(PreActResNet, 1202)
+resnet20 = Architecture("resnet20", CifarResNet, 20)
+resnet32 = Architecture("resnet32", CifarResNet, 32)
+resnet44 = Architecture("resnet44", CifarResNet, 44)
+resnet56 = Architecture("resnet56", CifarResNet, 56)
+resnet110 = Architecture("resnet110", CifarResNet, 110)
+resnet1202 = Architecture("resnet1202", CifarResNet, 1202)
+plain20 = Architecture("plain20", CifarResNet, 20, residual=False)
+plain32 = Architecture("plain32", CifarResNet, 32, residual=False)
+plain44 = Architecture("plain44", CifarResNet, 44, residual=False)
+plain56 = Architecture("plain56", CifarResNet, 56, residual=False)
+plain110 = Architecture("plain110", CifarResNet, 110, residual=False)
+preact_resnet20 = Architecture("preact_resnet20", PreActResNet, 20)
+preact_resnet32 = Architecture("preact_resnet32", PreActResNet, 32)
+preact_resnet44 = Architecture("preact_resnet44", PreActResNet, 44)
+preact_resnet56 = Architecture("preact_resnet56", PreActResNet, 56)
+preact_resnet110 = Architecture("preact_resnet110", PreActResNet, 110)
+preact_resnet1202 = Architecture("preact_resnet1202", PreActResNet, 1202)

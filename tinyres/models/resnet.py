@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from tinyres.autograd import Tensor
+from tinyres.models.architecture import Architecture
 from tinyres.nn import (
     AdaptiveAvgPool2d,
     BasicBlock,
@@ -75,8 +75,8 @@ class ResNet(Module):
         """Each stage's maps in turn, C2 to C5: (N, 64·expansion, H/4, W/4), then twice the channels at half the
         height and width."""
         x = self.maxpool(conv_norm_relu(self.conv1, self.bn1, self.relu, x))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
             yield x
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -109,10 +109,10 @@ def zero_gamma(model: Module) -> None:
             init.constant_(module.bn2.weight, 0)
 
 
-resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
-resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
-resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
-resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
-resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
-plain18 = partial(resnet18, residual=False)
-plain34 = partial(resnet34, residual=False)
+resnet18 = Architecture("resnet18", ResNet, BasicBlock, (2, 2, 2, 2))
+resnet34 = Architecture("resnet34", ResNet, BasicBlock, (3, 4, 6, 3))
+resnet50 = Architecture("resnet50", ResNet, Bottleneck, (3, 4, 6, 3))
+resnet101 = Architecture("resnet101", ResNet, Bottleneck, (3, 4, 23, 3))
+resnet152 = Architecture("resnet152", ResNet, Bottleneck, (3, 8, 36, 3))
+plain18 = Architecture("plain18", ResNet, BasicBlock, (2, 2, 2, 2), residual=False)
+plain34 = Architecture("plain34", ResNet, BasicBlock, (3, 4, 6, 3), residual=False)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 from typing import Any, TypeVar
 
 from tinyres.autograd import Tensor
-from tinyres.models.weights import load_state_dict_file
 from tinyres.nn import Linear, Module, ReLU, Sequential
 
 M = TypeVar("M", bound=Module)
@@ -40,17 +38,6 @@ def head(features: int, *widths: int) -> Module:
     return layers[0] if len(widths) == 1 else Sequential(*layers[:-1])
 
 
-def load_trunk(model: M, file: str | os.PathLike[str]) -> M:
-    """Put a weight file's numbers into `model`, but for the head, which stays as it is.
-
-    Returns the model; raises as `load_state_dict_file` and `Module.load_state_dict` do.
-    """
-    heads = ("fc.", "linear.")
-    state = {name: array for name, array in load_state_dict_file(file).items() if not name.startswith(heads)}
-    model.load_state_dict(state | {name: array for name, array in model.state_dict().items() if name.startswith("fc.")})
-    return model
-
-
 def pooled_channels(model: Module) -> int:
     """How many numbers the head takes: channels of the last stage."""
     linear = [module for module in network(model).fc.modules() if isinstance(module, Linear)]
@@ -59,8 +46,8 @@ def pooled_channels(model: Module) -> int:
 
 def pooled(model: Module, x: Tensor) -> Tensor:
     """What the head is given: images (N, C, H, W) → the last maps' means (N, channels)."""
-    model = network(model)
-    return model.flatten(model.avgpool(model.forward_features(x)))  # type: ignore[no-any-return]
+    known = network(model)
+    return known.flatten(known.avgpool(known.forward_features(x)))  # type: ignore[no-any-return]
 
 
 class Backbone(Module):

@@ -1,195 +1,173 @@
-"""Weight files: what `torch.save` wrote, read without PyTorch, and safetensors.
+"""Weight files, in and out: what PyTorch, safetensors, NumPy and Keras wrote, as arrays by torchvision's names.
 
-A pickle is a program for a small stack machine. Two of its instructions matter here: GLOBAL names something to
-import, REDUCE calls it. Whoever wrote the file chose the name, so a plain `pickle.load` runs whatever it says. The
-reader below answers four names, each with a stand-in of its own, and imports nothing.
-
-PyTorch pickles a tensor as a call, ``_rebuild_tensor_v2(storage, offset, shape, stride, …)``: how to look at a
-*storage*, a flat run of numbers. The numbers are not in the pickle, which only points at them: ("storage", type,
-key, device, count). They lie
-
-* in the zip format (PyTorch ≥ 1.6) in the archive's uncompressed members ``data/<key>``, beside ``data.pkl``;
-* in the older format behind the pickles, of which there are five: a magic number, a version, the machine's byte
-  order, the object itself, and the order of the keys; then for each key a count and as many numbers.
-
-So the pickle is read first, and makes descriptions of tensors only; arrays are made from them once the numbers are
-found, and only if offset, shape and strides stay inside.
+The kind of a file is told by its first bytes, not by its name. Whatever it is, nothing in it is executed, and it cannot
+ask for more memory than a few times its own size.
 """
 
 from __future__ import annotations
 
-import io
+import json
+import math
 import os
-import pickle
-from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-HostArray = np.ndarray[Any, Any]
+from tinyres.backend import to_host
+from tinyres.files import atomic_write
+from tinyres.models.torch_file import HostArray, numbers, read_legacy, read_zip
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older format
-STORAGES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-}
+if TYPE_CHECKING:
+    from tinyres.models.pretrained import Preprocessing
+
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4"}
 SAFETENSORS |= {"I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
-def load_state_dict_file(path: str | os.PathLike[str]) -> dict[str, HostArray]:
-    """The arrays of a weight file by name: PyTorch's `.pth` or `.th` (both formats), or `.safetensors`.
+@dataclass(frozen=True)
+class Weights:
+    """What a weight file holds.
 
-    A checkpoint {"state_dict": …, …} is unwrapped, and the prefix "module." that DataParallel leaves is taken off.
-    bfloat16, which NumPy lacks, becomes float32; every other dtype is kept. Nothing in the file is executed.
+    arrays: by torchvision's names. kind: the file's format, in words. source: its path, or the name it is known by.
+    options: what the network must be made with, {"stride_in": "1x1"} for those of Keras.
+    preprocessing, classes: how images are prepared and what the outputs are called, where that is known.
+    """
+
+    arrays: dict[str, HostArray]
+    kind: str
+    source: str
+    options: dict[str, str] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+
+
+def load_state_dict_file(path: str | os.PathLike[str]) -> dict[str, HostArray]:
+    """The arrays of a weight file by name, as `read_weights` finds them."""
+    return read_weights(path).arrays
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read PyTorch's `.pth` or `.th` (both formats), `.safetensors`, `.npz`, or the HDF5 files of keras.applications.
+
+    A checkpoint {"state_dict": …, …} is unwrapped, and so is one of `tinyres train`; the prefix "module." that
+    DataParallel leaves is taken off, and a head called "linear" becomes "fc". bfloat16, which NumPy lacks, becomes
+    float32; every other dtype is kept. Nothing in the file is executed.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, of another kind, or asks for anything but tensors and containers.
+        ImportError: if the library that reads it, safetensors or h5py, is not installed.
+        ValueError: if it is damaged, of another kind, or holds anything but arrays.
     """
-    content = Path(path).read_bytes()
-    if str(path).endswith(".safetensors"):
-        read = read_safetensors
-    else:
-        read = read_zip if content.startswith(b"PK") else read_legacy
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no weight file {path}")
     try:
-        found = read(content)
-    except ModuleNotFoundError:  # safetensors is not installed
+        kind, arrays, options = read(Path(path))
+    except ImportError:
         raise
-    except Exception as error:  # of a damaged pickle, nearly any
+    except Exception as error:  # of a damaged file, nearly any
         why = str(error) if type(error) is ValueError else f"it is damaged ({type(error).__name__}: {error})"
-        raise ValueError(f"{path} cannot be read as a weight file: {why}") from error
-    prefix = "module." if all(name.startswith("module.") for name in found) else ""
-    return {name.removeprefix(prefix): array for name, array in found.items()}
+        raise ValueError(f"{path} cannot be read as a weight file: {' '.join(why.split())}") from error
+    return Weights(torchvision_names(arrays), kind, str(path), options)
 
 
-def read_safetensors(content: bytes) -> dict[str, HostArray]:
+def read(path: Path) -> tuple[str, dict[str, HostArray], dict[str, str]]:
+    """The kind of a file, its arrays, and the options that its network needs."""
+    with path.open("rb") as file:
+        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"
+    if is_hdf5:
+        from tinyres.models.keras_file import read_keras
+
+        return "Keras HDF5", read_keras(path), {"stride_in": "1x1"}
+    content = path.read_bytes()
+    if content.startswith(b"PK"):
+        from tinyres.models.archive import open_archive
+
+        with open_archive(content) as archive:
+            names = archive.namelist()
+        if any(name.partition("/")[2] == "data.pkl" for name in names):
+            return "PyTorch, zip format", read_zip(content), {}
+        if names and all(name.endswith(".npy") for name in names):
+            return "NumPy npz", read_npz(content), {}
+        raise ValueError("it is a zip archive without data.pkl and no npz file")
+    if content[8:9] == b"{":
+        return "safetensors", *read_safetensors(content)
+    return "PyTorch, format before 1.6", read_legacy(content), {}
+
+
+def torchvision_names(arrays: dict[str, HostArray]) -> dict[str, HostArray]:
+    """The same arrays by the names that torchvision gives them."""
+    if "history.steps" in arrays:  # a checkpoint of `tinyres train`: the optimiser's state is left behind
+        arrays = {name: array for name, array in arrays.items() if name.startswith("model.")}
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    if "linear.weight" in arrays and "fc.weight" not in arrays:  # the usual CIFAR-10 ResNets in PyTorch
+        arrays = {f"fc.{name[7:]}" if name.startswith("linear.") else name: array for name, array in arrays.items()}
+    return arrays
+
+
+def read_safetensors(content: bytes) -> tuple[dict[str, HostArray], dict[str, str]]:
     """A table of names, dtypes and shapes, and the numbers: nothing to run."""
     from safetensors import deserialize
 
-    return {
-        name: numbers(entry["data"], SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in deserialize(content)  # type: ignore[no-untyped-call]
-    }
+    arrays = {}
+    for name, entry in deserialize(content):  # type: ignore[no-untyped-call]
+        if entry["dtype"] not in SAFETENSORS:
+            raise ValueError(f"{name} has the dtype {entry['dtype']}, expected one of {', '.join(SAFETENSORS)}")
+        arrays[name] = numbers(entry["data"], SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # deserialize has checked it
+    metadata = header.get("__metadata__") or {}
+    return arrays, {"stride_in": "1x1"} if metadata.get("stride_in") == "1x1" else {}
 
 
-def read_zip(content: bytes) -> dict[str, HostArray]:
-    """The format of PyTorch 1.6 and later."""
-    import zipfile  # here, since importing tinyres should take no time
+def read_npz(content: bytes) -> dict[str, HostArray]:
+    """One .npy member an array: a header of dtype and shape, and the numbers. Arrays of objects, pickles in disguise,
+    are refused."""
+    from tinyres.models.archive import open_archive
 
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {info.filename.partition("/")[2]: info for info in archive.infolist()}  # all lie in one folder
-        if "data.pkl" not in members:
-            raise ValueError("it is a zip archive without data.pkl")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-            raise ValueError("its members are compressed, which torch.save never does")
-        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
-            raise ValueError("its numbers are big-endian")
-        unpickler = TensorUnpickler(io.BytesIO(archive.read(members["data.pkl"])))
-        views = tensors_of(unpickler.load())
-        storages = {
-            key: numbers(archive.read(members[f"data/{key}"]), dtype) for key, dtype in unpickler.dtypes.items()
-        }
-    return {name: view.array(name, storages) for name, view in views.items()}
-
-
-def read_legacy(content: bytes) -> dict[str, HostArray]:
-    """The format before PyTorch 1.6."""
-    file = io.BytesIO(content)
-    if not content.startswith(b"\x80") or TensorUnpickler(file).load() != MAGIC:
-        raise ValueError("it does not begin as torch.save begins a file")
-    _version, machine = TensorUnpickler(file).load(), TensorUnpickler(file).load()
-    if not machine["little_endian"]:
-        raise ValueError("its numbers are big-endian")
-    unpickler = TensorUnpickler(file)
-    views = tensors_of(unpickler.load())
-    storages = {}
-    for key in TensorUnpickler(file).load():
-        dtype = unpickler.dtypes[key]
-        size = int.from_bytes(file.read(8), "little") * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
-        run = file.read(size)
-        if len(run) < size:
-            raise ValueError(f"it ends after {len(run)} of a storage's {size} bytes")
-        storages[key] = numbers(run, dtype)
-    return {name: view.array(name, storages) for name, view in views.items()}
+    arrays = {}
+    with open_archive(content) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, fortran, dtype = header[version](file)
+                name, run = info.filename.removesuffix(".npy"), file.read()
+            if dtype.kind not in "biuf":
+                raise ValueError(f"{name} has the dtype {dtype}, expected numbers")
+            if math.prod(shape) * dtype.itemsize != len(run):
+                raise ValueError(f"{name} is {shape} of {dtype}, which {len(run)} bytes are not")
+            arrays[name] = np.frombuffer(bytearray(run), dtype).reshape(shape, order="F" if fortran else "C")
+    return arrays
 
 
-class View(NamedTuple):
-    """A tensor as the pickle describes it: which numbers of which storage, in which order."""
+def save_state_dict_file(
+    state: Mapping[str, Any], path: str | os.PathLike[str], options: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays by name, as `model.state_dict()` gives them, to a `.safetensors` or `.npz` file.
 
-    key: str
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
+    Every array is written as it is, bit for bit, with its dtype and shape. PyTorch reads the first kind with
+    `safetensors.torch.load_file`, and since the names are torchvision's, its networks take them.
 
-    def array(self, name: str, storages: dict[str, HostArray]) -> HostArray:
-        """The array itself, which shares its storage with other views of it."""
-        flat = storages[self.key]
-        if len(self.shape) != len(self.stride) or min((self.offset, *self.shape, *self.stride)) < 0:
-            raise ValueError(f"{name} has offset {self.offset}, shape {self.shape} and strides {self.stride}")
-        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        if 0 in self.shape:
-            return np.zeros(self.shape, flat.dtype)
-        if last >= flat.size:
-            raise ValueError(f"{name} needs {last + 1} numbers of a storage that has {flat.size}")
-        strides = tuple(step * flat.itemsize for step in self.stride)
-        return np.ndarray(self.shape, flat.dtype, flat, self.offset * flat.itemsize, strides)
+    options: what a network for these weights must be made with, {"stride_in": "1x1"}; safetensors files keep it.
 
-
-class TensorUnpickler(pickle.Unpickler):
-    """An unpickler that makes views, containers, numbers and strings, and nothing else.
-
-    A pickle can also set attributes of what it was given. That changes nothing here: it is given strings, named
-    tuples and functions made for the one call.
+    Raises:
+        ValueError: if `path` ends in something else, or an array holds no numbers.
     """
+    arrays = {name: np.asarray(to_host(array), order="C") for name, array in state.items()}  # weights are channels-last
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} has the dtype {array.dtype}, expected numbers")
+    suffix = Path(path).suffix
+    if suffix not in (".safetensors", ".npz"):
+        raise ValueError(f"weights are written to .safetensors or .npz, not to {path}")
+    with atomic_write(path, "wb") as file:
+        if suffix == ".npz":
+            np.savez(file, allow_pickle=False, **arrays)
+        else:
+            from safetensors.numpy import save
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.dtypes: dict[str, str] = {}  # of each storage that was pointed at, by key
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in STORAGES:
-            return name
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return lambda key, offset, shape, stride, *_: View(key, offset, shape, stride)
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return lambda view, *_: view
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        raise ValueError(f"it asks for {module}.{name}, and only tensors and containers are read")
-
-    def persistent_load(self, pid: Any) -> str:
-        """("storage", type, key, device, count), and in the older format what part of another storage it is, if any;
-        returns the key."""
-        match pid:
-            case ("storage", str(kind), str(key), _, _, *part) if kind in STORAGES and not any(part):
-                self.dtypes[key] = STORAGES[kind]
-                return key
-        raise ValueError("it points at something that is no storage")
-
-
-def tensors_of(content: Any) -> dict[str, View]:
-    """The tensors by name, of a state dict or of a checkpoint that holds one."""
-    if isinstance(content, dict) and "state_dict" in content:
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, View) for name, value in content.items()
-    ):
-        raise ValueError("it holds something else than tensors by name")
-    return content
-
-
-def numbers(content: bytes | bytearray, dtype: str) -> HostArray:
-    """The numbers in `content`, writable. A bfloat16 is the upper half of a float32."""
-    if dtype == "bfloat16":
-        return (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4")
-    return np.frombuffer(bytearray(content), dtype)
+            file.write(save(arrays, metadata={"format": "pt", **(options or {})}))

@@ -40,7 +40,8 @@ class Features:
 
     def image(self, index: int) -> Vectors:
         """Vector `index` (C,)."""
-        return self.vectors[index]
+        vector: Vectors = self.vectors[index]
+        return vector
 
     def __repr__(self) -> str:
         return f"Features({len(self)} vectors of {self.vectors.shape[1]}, {len(self.classes)} classes)"

@@ -7,8 +7,9 @@ enough, its last stages go on learning, at a tenth of the head's rate.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,13 @@ from tinyres import models, nn, optim
 from tinyres.autograd import Tensor
 from tinyres.backend import manual_seed
 from tinyres.data import DataLoader, Dataset, ImageFolder, Subset, transforms
+from tinyres.models.match import HEAD
 from tinyres.nn import Module
 from tinyres.training.features import OnFeatures, features
 from tinyres.training.history import History
 from tinyres.training.loop import Loss, fit
 from tinyres.training.recipe import DEVICES, Plain
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: with these, trained weights expect their input
 HELD_OUT = ("validation", "valid", "val", "test")  # what the folder beside train/ may be called
 SHARE = 0.2  # of the images, to test on, where no such folder is there
 SLOWER = 0.1  # factor on the learning rate of what was trained before
@@ -33,15 +34,17 @@ SLOWER = 0.1  # factor on the learning rate of what was trained before
 class Transfer(Plain):
     """How to fine-tune a trained network to a folder of images.
 
-    data: a folder of class folders, or one that holds train/ and validation/ or test/, each a folder of class
-    folders. weights: a file, whose head is not used. hidden: width of the new head's hidden layer, 0 for none.
-    unfreeze: stages that go on learning, such as "layer4". augment: mirror, and turn by up to 40°. image_size: side to
-    resize and crop to, 0 for what the network was made for. `classes` `prepared` finds out.
+    data: a folder of class folders, or one that holds train/ and validation/ or test/, each a folder of class folders.
+    weights: a file or a name, see `models.get`; their head is not used. hidden: width of the new head's hidden layer,
+    0 for none. unfreeze: stages that go on learning, such as "layer4". augment: mirror, and turn by up to 40°.
+    image_size: side to resize and crop to, 0 for what the network was made for. model_options, classes, mean and std
+    follow from weights and data: `prepared` finds them out.
     """
 
     data: str
     model: str = "resnet50"
     weights: str = ""
+    model_options: dict[str, Any] = field(default_factory=dict)
     hidden: int = 256
     unfreeze: tuple[str, ...] = ()
     augment: bool = False
@@ -53,8 +56,8 @@ class Transfer(Plain):
     seed: int = 0
     device: str = "cpu"
     classes: tuple[str, ...] = ()
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, choices in (("model", self.model, models.names()), ("device", self.device, DEVICES)):
@@ -62,25 +65,40 @@ class Transfer(Plain):
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
 
     def prepared(self, dataset: Dataset) -> Transfer:
-        """This with the classes of `dataset` and the size of the network's images."""
+        """This with the classes of `dataset`, and with what the weights were trained on, where it is known."""
         if len(dataset.classes) < 2:
             raise ValueError(f"{self.data} has one class, {dataset.classes[0]}, expected at least two to tell apart")
-        made_for = 224 if isinstance(models.get(self.model), models.ResNet) else 32
-        return replace(self, classes=tuple(dataset.classes), image_size=self.image_size or made_for)
+        found = models.find(self.weights, self.model)
+        side = 224 if getattr(models, self.model).build is models.ResNet else 32
+        known = found.preprocessing or models.Preprocessing(side, side)
+        return replace(
+            self,
+            model_options=dict(found.options),
+            classes=tuple(dataset.classes),
+            image_size=self.image_size or known.crop,
+            mean=known.mean,
+            std=known.std,
+        )
 
-    def datasets(self) -> tuple[Dataset, Dataset]:
-        """Images to train and to test on: two folders, or a split by the seed that takes the same share of each class.
-
-        Raises ValueError if the two folders have different classes.
-        """
+    def folders(self) -> list[ImageFolder]:
+        """What `data` holds: the images to train on and those to test on, or one folder of both."""
         root = Path(self.data)
         beside = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
         if beside is None or not (root / "train").is_dir():
-            return split(ImageFolder(root), SHARE, self.seed)
-        train, test = ImageFolder(root / "train"), ImageFolder(beside)
+            return [ImageFolder(root)]
+        return [ImageFolder(root / "train"), ImageFolder(beside)]
+
+    def datasets(self, folders: list[ImageFolder]) -> tuple[Dataset, Dataset]:
+        """Images to train and to test on: the two folders, or a split by the seed that takes a fifth of each class.
+
+        Raises ValueError if the two folders have different classes.
+        """
+        if len(folders) == 1:
+            return split(folders[0], SHARE, self.seed)
+        train, test = folders
         if train.classes != test.classes:
             raise ValueError(
-                f"{beside} has the classes {', '.join(test.classes)}, expected those of train: "
+                f"{test.root} has the classes {', '.join(test.classes)}, expected those of train: "
                 f"{', '.join(train.classes)}"
             )
         return train, test
@@ -94,21 +112,23 @@ class Transfer(Plain):
 
     def loader(self, train: bool, dataset: Dataset | None = None) -> DataLoader:
         """Batches of the training images, shuffled by the seed, or of the test images in order."""
-        dataset = dataset or self.datasets()[0 if train else 1]
+        dataset = dataset or self.datasets(self.folders())[0 if train else 1]
         size = self.batch_size if train else 64
         return DataLoader(dataset, size, self.transform(train), shuffle=train, seed=self.seed, workers=self.workers)
 
-    def build_model(self) -> Module:
+    def build_model(self, **weights: Any) -> Module:
         """The network with its new head, freshly initialised from the seed: for two classes, one output."""
         manual_seed(self.seed)
         outputs = len(self.classes) if len(self.classes) > 2 else 1
         widths = (self.hidden, outputs) if self.hidden else (outputs,)
-        return models.replace_head(models.get(self.model), *widths).to(self.device)
+        return models.replace_head(models.get(self.model, **self.model_options, **weights), *widths).to(self.device)
 
     def pretrained_model(self) -> Module:
         """That network with the trained trunk, frozen up to the stages that are to go on learning."""
-        model = self.build_model()
-        models.load_trunk(model, self.weights)
+        model = self.build_model(weights=self.weights, strict=False)
+        match = model.pretrained.match  # type: ignore[attr-defined]
+        if match.left_over or not {*match.missing, *(name for name, *_ in match.misshaped)} <= HEAD:
+            raise ValueError(match.complaint())
         nn.freeze(model)
         nn.unfreeze(model.fc)  # type: ignore[attr-defined]
         for stage in self.unfreeze:
@@ -161,7 +181,7 @@ def fine_tune(
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Subset, Subset]:
-    """Two subsets, drawn by the seed: the second has `share` of each class, at least one image of those that have two."""
+    """Two subsets, drawn by the seed: the second has `share` of each class, at least one image where there are two."""
     rng = np.random.default_rng(seed)
     test: list[int] = []
     for label in range(len(dataset.classes)):
