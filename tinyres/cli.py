@@ -515,13 +515,13 @@ def save_csv(path: Path, header: Any, rows: Any) -> None:
     out.print(f"wrote {path}", soft_wrap=True)
 
 
-def warn(message: Warning | str, *_: Any) -> None:
+def warn(message: Warning | str) -> None:
     err.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True)
 
 
 def main() -> None:
     """Run a command; what was wrong with its input is one sentence on standard error, and exit code 1."""
-    warnings.showwarning = warn
+    warnings.showwarning = lambda message, *_, **__: warn(message)
     try:
         app(prog_name="tinyres")
     except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
