@@ -92,7 +92,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         try:
             picture = pillow.open(path, formats=FORMATS)
         except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-            raise ValueError(f"it says that it is larger than PIL.Image.MAX_IMAGE_PIXELS: {error}") from error
+            most = f"{pillow.MAX_IMAGE_PIXELS:,}"
+            raise ValueError(f"it says that it is larger than PIL.Image.MAX_IMAGE_PIXELS, {most}") from error
         with picture:
             refuse(picture.width, picture.height, picture.mode, picture.format, pillow.MAX_IMAGE_PIXELS)
             yield picture
