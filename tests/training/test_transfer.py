@@ -153,8 +153,10 @@ def test_bad_input_gets_a_sentence(tmp_path, weights):
         transfer.pretrained_model()
     photographs(tmp_path / "both" / "train", "ab")
     photographs(tmp_path / "both" / "test", "ac")
-    with pytest.raises(ValueError, match=r"test has the classes a, c, expected those of train: a, b"):
+    with pytest.raises(ValueError, match=r"test has the classes a, c, expected a, b"):
         prepared(tmp_path / "both", weights)
+    with pytest.raises(ValueError, match=r"train has the classes a, b, expected x, y"):
+        Transfer(data=str(tmp_path / "both"), classes=("x", "y")).loader(train=False)
     tinyres.manual_seed(0)
     save_state_dict_file(models.resnet32().state_dict(), tmp_path / "resnet32.npz")
     transfer, *_ = prepared(folder, tmp_path / "resnet32.npz")

@@ -91,16 +91,16 @@ class Transfer(Plain):
     def datasets(self, folders: list[ImageFolder]) -> tuple[Dataset, Dataset]:
         """Images to train and to test on: the two folders, or a split by the seed that takes a fifth of each class.
 
-        Raises ValueError if the two folders have different classes.
+        Raises ValueError if they have different classes, or others than those found out before.
         """
+        expected = self.classes or tuple(folders[0].classes)
+        for folder in folders:
+            if tuple(folder.classes) != expected:
+                theirs, mine = ", ".join(folder.classes), ", ".join(expected)
+                raise ValueError(f"{folder.root} has the classes {theirs}, expected {mine}")
         if len(folders) == 1:
             return split(folders[0], SHARE, self.seed)
         train, test = folders
-        if train.classes != test.classes:
-            raise ValueError(
-                f"{test.root} has the classes {', '.join(test.classes)}, expected those of train: "
-                f"{', '.join(train.classes)}"
-            )
         return train, test
 
     def transform(self, train: bool) -> transforms.Transform:
