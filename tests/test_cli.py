@@ -29,6 +29,12 @@ ERRORS = {  # what a command is given, by the end of a sentence, and what the se
     "folder without train": (["train", "--data", "."], "train is not a folder"),
     "no optimiser": (["train", "--optimizer", "lion"], "optimizer is 'lion', expected one of sgd, adamw"),
     "no schedule": (["train", "--schedule", "linear"], "schedule is 'linear', expected one of cosine, multistep"),
+    "no weights": (["convert", "nothing.pth", "out.npz"], "there is no weight file nothing.pth"),
+    "no weights by name": (
+        ["convert", "V9", "out.npz", "--model", "resnet50"],
+        "no file, nor one of IMAGENET1K_V1, IM",
+    ),
+    "no network for weights": (["convert", "V9", "out.npz", "--model", "nonet"], "model is 'nonet', expected one of"),
     "no device": (["train", "--device", "tpu"], "device is 'tpu', expected one of cpu, cuda"),
     "no shortcut": (["train", "--shortcut", "D"], "shortcut is 'D', expected one of 'A', 'B', 'C'"),
     "no width": (["train", "--width", "0"], "width is 0.0, expected a factor"),
@@ -443,6 +449,47 @@ def test_summary_options():
     assert re.search(r"^conv1 +Conv2d +16×28×28 +144 +112,896 +50,176$", printed, re.MULTILINE)
     assert re.search(r"^fc +Linear +7 +455 +448 +28$", printed, re.MULTILINE)
     assert "for one image of 1×28×28" in printed
+
+
+# Weights
+
+
+def write_weights(path, **changes):
+    """The state of a small ResNet-20 with other numbers, and changes to it; returns what was written."""
+    from tinyres import models
+
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in models.resnet20().state_dict().items()}
+    models.save_state_dict_file(state | changes, path)
+    return state | changes
+
+
+@pytest.mark.parametrize(("source", "target"), [("net.npz", "out.safetensors"), ("net.safetensors", "out.npz")])
+def test_convert(tmp_path, source, target):
+    state = write_weights(tmp_path / source)
+    printed = succeeds(tinyres("convert", tmp_path / source, tmp_path / target, "--model", "resnet20"))
+    found = load_file(tmp_path / target) if target.endswith("s") else dict(np.load(tmp_path / target))
+    assert found.keys() == state.keys()
+    assert all(found[name].dtype == a.dtype and found[name].tobytes() == a.tobytes() for name, a in state.items())
+    assert re.search(r"^conv1\.weight +float32 +16×3×3×3$", printed, re.MULTILINE)
+    assert f"{source}: {'safetensors' if source.endswith('s') else 'NumPy npz'}, 116 arrays, 1.0 MiB" in printed
+    assert f"wrote {tmp_path / target}" in printed
+    assert "in resnet20: 116 matched, 0 missing, 0 left over, 0 mis-shaped" in printed
+
+
+def test_convert_says_what_a_network_lacks(tmp_path):
+    write_weights(tmp_path / "net.npz", surplus=np.zeros(3))
+    outcome = tinyres("convert", tmp_path / "net.npz", tmp_path / "out.npz", "--model", "resnet20")
+    assert (outcome.code, outcome.err) == (1, "")
+    assert re.search(r"^left over +surplus$", outcome.out, re.MULTILINE)
+
+
+def test_convert_refuses_other_endings_and_what_is_no_weight_file(tmp_path):
+    write_weights(tmp_path / "net.npz")
+    fails(tinyres("convert", tmp_path / "net.npz", tmp_path / "out.pth"), r"written to \.safetensors or \.npz, not to")
+    (tmp_path / "bad.pth").write_bytes(b"\x80\x02cos\nsystem\n.")
+    fails(tinyres("convert", tmp_path / "bad.pth", tmp_path / "out.npz"), r"it asks for os\.system")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pth", "net.npz"]
 
 
 # The experiment

@@ -7,7 +7,8 @@ import sys
 
 import tinyres
 
-HEAVY = {"matplotlib", "PIL", "cupy", "pooch", "rich", "safetensors", "threadpoolctl", "torch", "typer"}
+HEAVY = {"matplotlib", "PIL", "cupy", "h5py", "huggingface_hub", "pooch", "rich", "safetensors", "threadpoolctl"}
+HEAVY |= {"torch", "typer"}
 ROOMS_ABOVE = {"tinyres.cli", "tinyres.data", "tinyres.experiments", "tinyres.flow", "tinyres.training"}
 
 

@@ -374,9 +374,10 @@ def convert(
 ) -> None:
     """Read weights of PyTorch, safetensors, NumPy or Keras, and write them by torchvision's names.
 
-    Every array is kept to the bit, with its dtype (bfloat16 becomes float32). With --model, a table of what is
-    missing, left over or mis-shaped; exit code 1 if anything is.
+    Numbers and dtypes are kept to the bit, but for bfloat16, which becomes float32, and Keras's biases, which go into
+    the norms. With --model, a table of what is missing, left over or mis-shaped; exit code 1 if anything is.
     """
+    network = models.get(model) if model else None
     weights = models.find(source, model) if model else models.read_weights(source)
     rows = [(name, array.dtype, "×".join(map(str, array.shape)) or "1") for name, array in weights.arrays.items()]
     out.print(table("", ("name", "dtype", "shape"), rows))
@@ -387,8 +388,8 @@ def convert(
     if weights.options:
         made = ", ".join(f"{option}={value!r}" for option, value in weights.options.items())
         out.print(f"a network for these weights is made with {made}", soft_wrap=True)
-    if model:
-        match = models.compare(models.get(model, **weights.options), weights, model)
+    if model and network:
+        match = models.compare(network, weights, model)
         out.print(str(match), soft_wrap=True)
         if not match.exact:
             raise typer.Exit(1)

@@ -8,7 +8,6 @@ import pytest
 import tinyres
 from oracle import cifar, reference
 from tinyres import models
-from tinyres.models.weights import load_state_dict_file
 
 torch = pytest.importorskip("torch", reason="PyTorch (extra 'oracle') is not installed")
 
@@ -29,9 +28,7 @@ def test_predictions_equal_torch(depth, file, expected):
     path = cifar.shared(f"weights/{file}")
     images, labels = cifar.images("test", np.random.default_rng(0).choice(10_000, 2_000, replace=False))
 
-    model = models.get(f"resnet{depth}").eval()
-    weights = load_state_dict_file(path)
-    model.load_state_dict({key.replace("linear.", "fc."): array for key, array in weights.items()})
+    model = models.get(f"resnet{depth}", weights=path).eval()
 
     net = reference.CifarResNet(depth).eval()
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]

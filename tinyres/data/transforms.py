@@ -67,7 +67,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The window of `size` in the middle; where the margin is odd, the smaller half is at the top and left."""
+    """The window of `size` in the middle; half of an odd margin is rounded to even, as torchvision rounds it."""
 
     size: Size
 
@@ -76,7 +76,7 @@ class CenterCrop:
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         spare_height, spare_width, (height, width) = _spare("CenterCrop", image, self.size)
-        top, left = spare_height // 2, spare_width // 2
+        top, left = round(spare_height / 2), round(spare_width / 2)
         return image[top : top + height, left : left + width]
 
 

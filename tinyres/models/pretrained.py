@@ -43,6 +43,7 @@ class Preprocessing:
         )
 
 
+DOWNLOADS = "https://download.pytorch.org/models"
 # The names of torchvision 0.29 (torchvision/models/resnet.py): the first digits of the file's sha256, which are part of
 # its name, and the side that images are resized to.
 TORCHVISION = {
@@ -116,7 +117,7 @@ def from_torchvision(network: str, name: str) -> Weights:
 
     digits, resize = TORCHVISION[network, name]
     path = folder() / f"{network}-{digits}.pth"
-    url = f"https://download.pytorch.org/models/{path.name}"
+    url = f"{DOWNLOADS}/{path.name}"
     if not path.exists():
         try:
             pooch.retrieve(url, None, path.name, path.parent, downloader=download_with_progress)

@@ -245,8 +245,10 @@ def tensors_of(content: Any) -> dict[str, View]:
     for key in ("state_dict", "model"):  # "model" in the checkpoints of torchvision's own training script
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, View) for name, value in content.items()
+    if not (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(name, str) and isinstance(value, View) for name, value in content.items())
     ):
         raise ValueError("it holds something else than tensors by name")
     return content

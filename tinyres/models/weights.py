@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,11 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         raise
     except Exception as error:  # of a damaged file, nearly any
         why = str(error) if type(error) is ValueError else f"it is damaged ({type(error).__name__}: {error})"
-        raise ValueError(f"{path} cannot be read as a weight file: {' '.join(why.split())}") from error
+        why = "".join(letter if letter.isprintable() else " " for letter in why)  # it may quote the file
+        raise ValueError(f"{path} cannot be read as a weight file: {textwrap.shorten(why, 300)}") from error
+    for name in arrays:
+        if not name.isprintable() or len(name) > 300:
+            raise ValueError(f"{path} cannot be read as a weight file: it has an array called {name[:300]!r}")
     return Weights(torchvision_names(arrays), kind, str(path), options)
 
 
