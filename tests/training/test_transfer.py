@@ -116,7 +116,9 @@ def test_stages_that_go_on_learning_do_so_at_a_tenth_of_the_rate(tmp_path, weigh
     "options", [{}, {"augment": True}, {"unfreeze": ("layer3",)}], ids=["features", "augment", "unfreeze"]
 )
 def test_it_learns_light_from_dark_and_the_checkpoint_is_the_whole_network(tmp_path, weights, options):
-    transfer, train, test = prepared(photographs(tmp_path / "photos", count=10), weights, epochs=8, lr=0.01, **options)
+    transfer, train, test = prepared(
+        photographs(tmp_path / "photos", count=10), weights, epochs=25, lr=0.003, **options
+    )
     model, history = fine_tune(transfer, train, test, tmp_path / "run")
     assert history.epochs[-1].val_accuracy == 1
     frozen = models.load_state_dict_file(weights)
@@ -140,6 +142,43 @@ def test_one_logit_as_two():
     z = np.array([[-3.0], [0.0], [2.0]], np.float32)
     shares = F.softmax(TwoLogits()(tinyres.Tensor(z)), 1).numpy()
     np.testing.assert_allclose(shares, np.hstack([1 / (1 + np.exp(z)), 1 / (1 + np.exp(-z))]), rtol=1e-6)
+
+
+def test_weights_of_keras_are_given_what_they_were_trained_on(tmp_path):
+    """Blue, green, red, 0 to 255, less a mean: what `keras.applications.resnet.preprocess_input` makes of an image."""
+    h5py = pytest.importorskip("h5py", reason="h5py (extra 'keras') is not installed")
+    tinyres.manual_seed(0)
+    twin = models.resnet50(stride_in="1x1").eval()
+    with h5py.File(tmp_path / "keras.h5", "w") as file:
+        for name, array in twin.state_dict().items():
+            module, _, variable = name.rpartition(".")
+            stage, _, rest = module.partition(".")
+            block, _, layer = rest.partition(".")
+            number = "0" if "downsample" in layer else layer[-1:]
+            kind = "conv" if array.ndim == 4 else "bn"
+            keras = f"conv{int(stage[5:]) + 1}_block{int(block) + 1}_{number}_{kind}" if layer else f"conv1_{kind}"
+            label = dict(bias="beta", running_mean="moving_mean", running_var="moving_variance", weight="gamma")
+            if module != "fc" and variable in label:
+                value = array.transpose(2, 3, 1, 0) if kind == "conv" else array
+                file[f"{keras}/{keras}/{'kernel' if kind == 'conv' else label[variable]}:0"] = value
+    folder = photographs(tmp_path / "photos")
+    transfer = Transfer(data=str(folder), weights=str(tmp_path / "keras.h5"), image_size=64)
+    train, _ = transfer.datasets(transfer.folders())
+    transfer = transfer.prepared(train)
+    assert transfer.model_options == {"stride_in": "1x1"}
+    model = transfer.pretrained_model().eval()
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    own = transfer.transform(train=False)(image, np.random.default_rng(0)).transpose(2, 0, 1)
+    theirs = (image[..., ::-1] - np.array([103.939, 116.779, 123.68])).astype(np.float32).transpose(2, 0, 1)
+    with tinyres.no_grad():
+        found = model.forward_features(tinyres.Tensor(own[None])).numpy()
+        expected = twin.forward_features(tinyres.Tensor(theirs[None])).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert np.abs(expected).max() > 0
+    fresh = transfer.build_model()
+    fresh.load_state_dict(model.state_dict())  # as from the checkpoint
+    with tinyres.no_grad():
+        np.testing.assert_array_equal(fresh.eval().forward_features(tinyres.Tensor(own[None])).numpy(), found)
 
 
 def test_bad_input_gets_a_sentence(tmp_path, weights):

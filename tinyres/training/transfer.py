@@ -25,6 +25,8 @@ from tinyres.training.history import History
 from tinyres.training.loop import Loss, fit
 from tinyres.training.recipe import DEVICES, Plain
 
+# Keras's ResNets take values to 255 less a mean, and blue first: this is its `preprocess_input`, but for the order.
+KERAS = models.Preprocessing(224, 224, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3)
 HELD_OUT = ("validation", "valid", "val", "test")  # what the folder beside train/ may be called
 SHARE = 0.2  # of the images, to test on, where no such folder is there
 SLOWER = 0.1  # factor on the learning rate of what was trained before
@@ -37,8 +39,8 @@ class Transfer(Plain):
     data: a folder of class folders, or one that holds train/ and validation/ or test/, each a folder of class folders.
     weights: a file or a name, see `models.get`; their head is not used. hidden: width of the new head's hidden layer,
     0 for none. unfreeze: stages that go on learning, such as "layer4". augment: mirror, and turn by up to 40°.
-    image_size: side to resize and crop to, 0 for what the network was made for. model_options, classes, mean and std
-    follow from weights and data: `prepared` finds them out.
+    image_size: side to resize and crop to, 0 for what the network was made for. model_options, and from `classes` on
+    all others, follow from data and weights: `prepared` finds them out.
     """
 
     data: str
@@ -58,6 +60,7 @@ class Transfer(Plain):
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    blue_first: bool = False
 
     def __post_init__(self) -> None:
         for name, value, choices in (("model", self.model, models.names()), ("device", self.device, DEVICES)):
@@ -69,8 +72,9 @@ class Transfer(Plain):
         if len(dataset.classes) < 2:
             raise ValueError(f"{self.data} has one class, {dataset.classes[0]}, expected at least two to tell apart")
         found = models.find(self.weights, self.model)
+        keras = found.kind == "Keras HDF5"
         side = 224 if getattr(models, self.model).build is models.ResNet else 32
-        known = found.preprocessing or models.Preprocessing(side, side)
+        known = KERAS if keras else found.preprocessing or models.Preprocessing(side, side)
         return replace(
             self,
             model_options=dict(found.options),
@@ -78,6 +82,7 @@ class Transfer(Plain):
             image_size=self.image_size or known.crop,
             mean=known.mean,
             std=known.std,
+            blue_first=keras,
         )
 
     def folders(self) -> list[ImageFolder]:
@@ -129,6 +134,8 @@ class Transfer(Plain):
         match = model.pretrained.match  # type: ignore[attr-defined]
         if match.left_over or not {*match.missing, *(name for name, *_ in match.misshaped)} <= HEAD:
             raise ValueError(match.complaint())
+        if self.blue_first:  # a first kernel in the reverse order makes it a network for red, green, blue
+            model.conv1.weight.data[...] = model.conv1.weight.data[:, ::-1].copy()  # type: ignore[attr-defined]
         nn.freeze(model)
         nn.unfreeze(model.fc)  # type: ignore[attr-defined]
         for stage in self.unfreeze:
