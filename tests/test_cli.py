@@ -40,11 +40,17 @@ ERRORS = {  # what a command is given, by the end of a sentence, and what the se
     "no width": (["train", "--width", "0"], "width is 0.0, expected a factor"),
     "negative rate": (["train", "--lr", "-1"], "lr is -1.0, expected 0 or more"),
     "divergence": (["train", *TINY, "--lr", "1e30", "--epochs", "3"], "the loss is nan at step 2; the first output"),
+    "no weights of that name": (
+        ["finetune", "photos", "--weights", "IMAGENET1K_V9"],
+        "weights is 'IMAGENET1K_V9', which is no file, nor one of IMAGENET1K_V1, IMAGENET1K_V2",
+    ),
+    "no photographs": (["finetune", "nowhere", "--weights", "x"], "nowhere is not a folder"),
     "no checkpoint": (["evaluate", "nothing.safetensors"], "there is no checkpoint nothing.safetensors"),
     "folder for a checkpoint": (["evaluate", "."], "there is no checkpoint ."),
 }
 USAGE = {
     "no such command": ["fly"],
+    "no weights": ["finetune", "."],
     "no such option": ["train", "--learning-rate", "1"],
     "no epoch": ["train", "--epochs", "0"],
     "no number": ["train", "--epochs", "many"],
@@ -57,7 +63,9 @@ OPTIONS = {
     "train": "data train-images image-size width shortcut zero-gamma epochs batch-size optimizer lr weight-decay "
     "schedule warmup-steps augment no-augment seed output resume device",
     "evaluate": "data output seed device",
-    "predict": "checkpoint top output seed device",
+    "predict": "checkpoint top explain output seed device",
+    "finetune": "weights model hidden unfreeze augment image-size epochs batch-size lr workers seed output resume "
+    "device",
     "convert": "model",
     "audit": "shape seed",
     "mutants": "output",
@@ -157,7 +165,7 @@ def test_help_names_the_options(command):
     assert set(re.findall(r"--([a-z-]+[a-z])", printed)) - {"resume"} == set((OPTIONS[command] + " help").split()) - {
         "resume"
     }
-    assert ("--resume" in printed) == (command == "train")
+    assert ("--resume" in printed) == (command in ("train", "finetune"))
 
 
 def test_version():
@@ -257,6 +265,93 @@ def test_same_seed_same_network(run, checkpoint, tmp_path):
     for name, array in first.items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
     assert (first["model.conv1.weight"] != other["model.conv1.weight"]).any()
+
+
+# Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A weight file of a ResNet-20, with its head of ten classes."""
+    import tinyres as package
+
+    package.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet20.npz"
+    package.models.save_state_dict_file(package.models.resnet20().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finetuned(pictures, weights, tmp_path_factory):
+    """What fine-tuning printed, and its folder."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    options = "--model", "resnet20", "--weights", weights, "--image-size", "12", "--epochs", "20", "--lr", "0.01"
+    return succeeds(tinyres("finetune", pictures, *options, "--batch-size", "4", "--output", folder)), folder
+
+
+def test_finetune_says_what_is_there_and_writes_what_happened(finetuned, pictures):
+    printed, folder = finetuned
+    assert f"{pictures / 'train'}: 12 images in 2 classes\n  [red]cat          6\n" in printed
+    assert f"{pictures / 'test'}: 4 images in 2 classes\n" in printed
+    assert "12 images to train on, 4 to test on" in printed
+    assert "epoch 20/20" in printed
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("features-")}
+    assert names == {"checkpoint.safetensors", "history.csv", "steps.csv", "curves.png"}
+    assert len(read_csv(folder / "history.csv")) == 20
+
+
+def test_finetuned_networks_are_evaluated_and_predict(finetuned, pictures, tmp_path):
+    _, folder = finetuned
+    file = folder / "checkpoint.safetensors"
+    last = read_csv(folder / "history.csv")[-1]
+    printed = succeeds(tinyres("evaluate", file))
+    assert f"accuracy {float(last['val_accuracy']):.2%} on 4 images" in printed
+    picture = tmp_path / "photo.of a [red]cat.png"
+    picture.write_bytes((pictures / "test" / "[red]cat" / "0.png").read_bytes())
+    printed = succeeds(tinyres("predict", picture, "--checkpoint", file, "--explain", "--output", tmp_path))
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert {row["class"] for row in rows} == {"[red]cat", "dog :dog:"}
+    assert sum(float(row["probability"]) for row in rows) == pytest.approx(1)
+    assert rows[0]["class"] == "[red]cat"
+    drawn = tmp_path / "photo.of a [red]cat.gradcam.png"
+    assert f"wrote {drawn}" in printed
+    with Image.open(drawn) as figure:
+        assert figure.width > 100
+
+
+def test_finetune_unfreezes_stages_augments_and_resumes(pictures, weights, tmp_path):
+    options = ["--model", "resnet20", "--weights", weights, "--image-size", "8", "--augment", "--hidden", "0"]
+    options += ["--unfreeze", "layer2", "--unfreeze", "layer3", "--batch-size", "6", "--output", tmp_path]
+    succeeds(tinyres("finetune", pictures, *options, "--epochs", "1"))
+    fails(tinyres("finetune", pictures, *options, "--epochs", "2"), "holds a checkpoint: pass --resume to go on")
+    fails(tinyres("finetune", pictures, *options, "--resume", "--lr", "1"), "was trained with lr 0.001, not 1.0")
+    printed = succeeds(tinyres("finetune", pictures, *options, "--epochs", "2", "--resume"))
+    assert "epoch 2/2" in printed
+    assert "epoch 1/2" not in printed
+    state = load_file(tmp_path / "checkpoint.safetensors")
+    before = np.load(weights)
+    changed = {
+        name.split(".")[1]
+        for name, array in state.items()
+        if name[6:] in before and name[6:8] != "fc" and (array != before[name[6:]]).any()
+    }
+    assert changed == {"layer2", "layer3"}
+
+
+def test_finetune_leaves_out_what_it_cannot_read_and_says_so(pictures, weights, tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (9, 9), (40 * i, 0, 0)).save(folder / name / f"{i}.jpg")
+    (folder / "cat" / "5.jpg").write_text("<html>not found</html>")
+    options = "--model", "resnet20", "--weights", weights, "--image-size", "8", "--epochs", "1", "--batch-size", "4"
+    process = start("finetune", folder, *options, "--output", tmp_path / "run")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.fullmatch(r"warning: ImageFolder: 1 left out of the images in .*5\.jpg: it is no BMP[^\n]*\n", err)
+    assert "left out: 1\n" in out
+    assert "8 images to train on, 2 to test on" in out
 
 
 # Resume
@@ -416,6 +511,9 @@ def test_gradflow_writes_what_it_says_and_prints_its_finding(tmp_path):
 @pytest.mark.parametrize("name", ERRORS)
 def test_bad_input_is_one_sentence(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for animal in ("cat", "dog"):
+        (tmp_path / "photos" / animal).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / animal / "0.png")
     arguments, sentence = ERRORS[name]
     fails(tinyres(*arguments), sentence)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tinyres import __version__, models
-from tinyres.files import write_csv
-from tinyres.training import Recipe
+from tinyres.data.report import printable
+from tinyres.files import atomic_write, write_csv
+from tinyres.nn import Sequential
+from tinyres.training import Recipe, Transfer
+from tinyres.training.transfer import TwoLogits
 
 app = typer.Typer(
     help="Train residual networks written from scratch, and watch how gradients flow through them.",
@@ -33,6 +37,7 @@ Output = Annotated[Path, typer.Option(file_okay=False, writable=True, help="Fold
 CsvFolder = Annotated[
     Path | None, typer.Option(file_okay=False, writable=True, help="Folder to write the table to, as CSV.")
 ]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint that `tinyres train` or `tinyres finetune` wrote.")]
 TrainImages = Annotated[int, typer.Option(min=0, help="Training images to use, 0 for all.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Images a step.")]
@@ -206,8 +211,80 @@ def train(
 
 
 @app.command()
+def finetune(
+    folder: Annotated[
+        Path, typer.Argument(help="Class folders of images, or train/ and validation/ or test/ that hold such.")
+    ],
+    weights: Annotated[
+        str, typer.Option(help="Trained weights, a file or a name such as IMAGENET1K_V2; their head is not used.")
+    ],
+    model: Annotated[str, typer.Option(help="Network, for instance resnet50, or resnet56 for small images.")] = (
+        Transfer.model
+    ),
+    hidden: Annotated[int, typer.Option(min=0, help="Width of the new head's hidden layer, 0 for none.")] = (
+        Transfer.hidden
+    ),
+    unfreeze: Annotated[
+        list[str] | None, typer.Option(help="Stage that goes on learning, for instance layer4; may be repeated.")
+    ] = None,
+    augment: Annotated[bool, typer.Option("--augment", help="Mirror images, and turn them by up to 40°.")] = False,
+    image_size: Annotated[
+        int, typer.Option(min=0, help="Side that images are resized and cropped to, 0 for what the network expects.")
+    ] = 0,
+    epochs: Epochs = Transfer.epochs,
+    batch_size: BatchSize = Transfer.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate for the head; stages take a tenth.")] = Transfer.lr,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that read and augment images.")] = Transfer.workers,
+    seed: Seed = 0,
+    output: Output = Path("runs/finetune"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the output folder's checkpoint, if there is one.")
+    ] = False,
+    device: Device = "cpu",
+) -> None:
+    """Teach a trained network the classes of a folder: its trunk is frozen, a new head is trained.
+
+    Without train/ and test/, a fifth of each class is kept for testing. Says first what is in the folder, and what of
+    it cannot be used. Writes checkpoint.safetensors, history.csv, steps.csv and curves.png.
+    """
+    from tinyres.training import CHECKPOINT, curves, fine_tune
+
+    transfer = Transfer(
+        data=str(folder),
+        model=model,
+        weights=weights,
+        hidden=hidden,
+        unfreeze=tuple(unfreeze or ()),
+        augment=augment,
+        image_size=image_size,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        workers=workers,
+        seed=seed,
+        device=device,
+    )
+    folders = transfer.folders()
+    for part in folders:
+        out.print(str(part.report), soft_wrap=True)
+    train, test = transfer.datasets(folders)
+    out.print(f"{len(train):,} images to train on, {len(test):,} to test on")
+    transfer = transfer.prepared(train)
+    if (output / CHECKPOINT).exists():
+        if not resume:
+            raise FileExistsError(f"{output} holds a checkpoint: pass --resume to go on, or choose another --output")
+        refuse_other_recipe(output / CHECKPOINT, transfer)
+    _, history = fine_tune(transfer, train, test, output, resume)
+    if history.interrupted:
+        out.print("the same command with --resume goes on")
+        raise typer.Exit(130)
+    save_figure(output / "curves.png", curves(history))
+    out.print(f"wrote checkpoint.safetensors, history.csv and steps.csv to {output}", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that `tinyres train` wrote.")],
+    checkpoint: Checkpoint,
     data: Annotated[str | None, typer.Option(help="Other data than the checkpoint was trained on.")] = None,
     output: CsvFolder = None,
     seed: Seed = 0,
@@ -217,7 +294,8 @@ def evaluate(
     from tinyres import training
 
     recipe, model = restore(checkpoint, device, seed)
-    result = training.evaluate(model, replace(recipe, data=data or recipe.data).loader(train=False))
+    loader = replace(recipe, data=data or recipe.data).loader(train=False)
+    result = training.evaluate(model, loader, recipe.loss)
     rows = []
     for label, name in enumerate(recipe.classes):
         mine = result.labels == label
@@ -234,8 +312,11 @@ def evaluate(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint that `tinyres train` wrote.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint that `tinyres train` or `tinyres finetune` wrote.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 5,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Draw where the first class is seen (Grad-CAM): IMAGE.gradcam.png.")
+    ] = False,
     output: CsvFolder = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -243,18 +324,22 @@ def predict(
     """Say what is on images, by a trained network."""
     from tinyres import Tensor, no_grad
     from tinyres import functional as F
-    from tinyres.data.folder import read_image
+    from tinyres.data.picture import read_image
 
     recipe, model = restore(checkpoint, device, seed)
+    if recipe.loss is F.binary_cross_entropy_with_logits:
+        model = Sequential(model, TwoLogits())
     transform, rng = recipe.transform(train=False), np.random.default_rng(seed)
     rows = []
     for path in images:
-        image = transform(read_image(path, channels=len(recipe.mean)), rng)  # (H, W, C)
+        image = transform(read_image(path, channels=len(recipe.mean)), rng).transpose(2, 0, 1)  # (C, H, W)
         with no_grad():
-            logits = model.eval()(Tensor(image.transpose(2, 0, 1)[None]).to(device))
+            logits = model.eval()(Tensor(image[None]).to(device))
         shares = F.softmax(logits, 1).numpy()[0]
         best = np.argsort(-shares)[:top]
         rows += [(path, rank, recipe.classes[i], shares[i]) for rank, i in enumerate(best, start=1)]
+        if explain:
+            save_figure(path.with_name(f"{path.stem}.gradcam.png"), explanation(model, image, best[0], recipe.classes))
     header = ("image", "rank", "class", "probability")
     shown = [(path if rank == 1 else "", rank, name, f"{share:.1%}") for path, rank, name, share in rows]
     out.print(table("", header, shown))
@@ -390,24 +475,29 @@ def version(
         raise typer.Exit()
 
 
-def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe, Any]:
-    """The recipe that a checkpoint keeps, and its network with the trained weights."""
-    from tinyres.training.checkpoint import load_checkpoint, read_checkpoint
+def recipe_of(checkpoint: Path) -> Recipe | Transfer:
+    """The recipe that a checkpoint keeps."""
+    from tinyres.training.checkpoint import read_checkpoint
 
-    recipe = replace(Recipe.from_dict(read_checkpoint(checkpoint)[1]["configuration"]), device=device, seed=seed)
+    values = read_checkpoint(checkpoint)[1]["configuration"]
+    return (Transfer if Transfer.describes(values) else Recipe).from_dict(values)
+
+
+def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe | Transfer, Any]:
+    """The recipe that a checkpoint keeps, and its network with the trained weights."""
+    from tinyres.training.checkpoint import load_checkpoint
+
+    recipe = replace(recipe_of(checkpoint), device=device, seed=seed)
     model = recipe.build_model()
     load_checkpoint(checkpoint, model)
     return recipe, model
 
 
-def refuse_other_recipe(checkpoint: Path, recipe: Recipe) -> None:
+def refuse_other_recipe(checkpoint: Path, recipe: Recipe | Transfer) -> None:
     """Raise ValueError unless the checkpoint was made by this recipe: only for longer, or elsewhere, it may go on."""
-    from tinyres.training.checkpoint import read_checkpoint
-
-    saved = Recipe.from_dict(read_checkpoint(checkpoint)[1]["configuration"])
-    for name, theirs in saved.to_dict().items():
+    for name, theirs in type(recipe).from_dict(recipe_of(checkpoint).to_dict()).to_dict().items():
         mine = getattr(recipe, name)
-        if theirs != mine and name not in ("epochs", "device"):
+        if theirs != mine and name not in ("epochs", "device", "workers"):
             raise ValueError(
                 f"{checkpoint} was trained with {name} {theirs}, not {mine}: resume with what it began with"
             )
@@ -424,15 +514,39 @@ def table(title: str, header: Any, rows: Any) -> Table:
     return result
 
 
+def explanation(model: Any, image: Any, label: int, classes: tuple[str, ...]) -> Any:
+    """A figure of where on an image (C, H, W) a network sees a class."""
+    from tinyres import flow
+
+    ax = flow.plots.gradcam(image, flow.gradcam(model, image[None], int(label))[0])
+    ax.set_title(printable(classes[label]), parse_math=False)
+    return ax.figure
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150)
+    plt.close(figure)
+    out.print(f"wrote {path}", soft_wrap=True)
+
+
 def save_csv(path: Path, header: Any, rows: Any) -> None:
     write_csv(path, header, rows)
     out.print(f"wrote {path}", soft_wrap=True)
 
 
+def warn(message: Warning | str) -> None:
+    err.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True)
+
+
 def main() -> None:
     """Run a command; what was wrong with its input is one sentence on standard error, and exit code 1."""
+    warnings.showwarning = lambda message, *_, **__: warn(message)
     try:
         app(prog_name="tinyres")
     except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        err.print(f"[red]error:[/red] {escape(str(error).strip() or type(error).__name__)}", soft_wrap=True)
+        said = ", ".join([str(error).strip() or type(error).__name__, *getattr(error, "__notes__", ())])
+        err.print(f"[red]error:[/red] {escape(said)}", soft_wrap=True)
         sys.exit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -72,7 +74,7 @@ def test_shuffling_draws_every_image_once(dataset):
     assert sorted(seen) == list(range(23))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 3])
 def test_the_same_seed_gives_the_same_batches(dataset, workers):
     def loader(seed, epoch=0, workers=1):
         made = DataLoader(dataset, 5, AUGMENT, shuffle=True, seed=seed, workers=workers)
@@ -144,6 +146,62 @@ def test_leaving_early_ends_the_threads(dataset):
     assert not loader_threads()
 
 
+def test_without_workers_there_is_no_thread_and_nothing_is_made_ahead(dataset):
+    made = []
+
+    def transform(image, rng):
+        made.append(threading.current_thread())
+        return image
+
+    batches = DataLoader(dataset, 5, transform, shuffle=True, workers=0).batches(start=1)
+    assert not made
+    next(batches)
+    assert made == [threading.main_thread()] * 5
+    loader = DataLoader(dataset, 5, AUGMENT, shuffle=True, workers=0)
+    batches, expected = loader.batches(), list(loader)
+    loader.set_epoch(1)  # for the next iteration
+    assert same(batches, expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+def test_ctrl_c_ends_the_threads():
+    code = """
+import os, signal, threading, time
+import numpy as np
+from tinyres.data import ArrayDataset, DataLoader
+dataset = ArrayDataset(np.zeros((1000, 4, 4, 3), np.uint8), np.zeros(1000, int), ["a"])
+def slow(image, rng):
+    time.sleep(0.002)
+    return image
+try:
+    for number, _ in enumerate(DataLoader(dataset, 10, slow, workers=4)):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print(number, [t.name for t in threading.enumerate() if t.name.startswith("tinyres-loader")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.endswith(" []\n")
+    assert done.stdout.split()[0] in "23"
+    assert done.stderr == ""
+
+
+def test_of_vectors_a_batch_is_a_matrix():
+    class Vectors:
+        classes, labels = ["a", "b"], np.array([0, 1, 1])
+
+        def __len__(self):
+            return 3
+
+        def image(self, index):
+            return np.arange(4, dtype=np.float32) + index
+
+    (first, labels), (second, _) = DataLoader(Vectors(), 2)
+    assert first.tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
+    assert second.tolist() == [[2, 3, 4, 5]]
+    assert labels.tolist() == [0, 1]
+
+
 def test_few_batches_are_made_ahead(dataset):
     made = []
 
@@ -205,8 +263,8 @@ def test_bad_arguments_get_a_sentence(dataset):
         DataLoader(empty, 4)
     with pytest.raises(ValueError, match="batch_size should be at least 1, got 0"):
         DataLoader(dataset, 0)
-    with pytest.raises(ValueError, match="workers should be at least 1, got 0"):
-        DataLoader(dataset, 4, workers=0)
+    with pytest.raises(ValueError, match="workers should be 0 or positive, got -1"):
+        DataLoader(dataset, 4, workers=-1)
     with pytest.raises(ValueError, match="seed should be 0 or positive, got -1"):
         DataLoader(dataset, 4, seed=-1)
     with pytest.raises(ValueError, match="drop_last leaves no batch of 24 from 23 images"):

@@ -171,6 +171,54 @@ def test_evaluate_of_nothing():
         evaluate(softmax_regression(), [])
 
 
+# One output for two classes
+
+
+def test_a_single_logit_is_a_class_where_it_is_above_zero():
+    """Loss and accuracy by hand: the network hands its inputs through."""
+    z = np.array([[-2.0], [0.5], [3.0], [-0.1], [0.0]], np.float32)
+    y = np.array([0, 0, 1, 1, 0])
+    result = evaluate(nn.Identity(), [(z, y)], F.binary_cross_entropy_with_logits)
+    assert result.predictions.tolist() == [0, 1, 1, 0, 0]
+    assert result.accuracy == pytest.approx(3 / 5)
+    p = 1 / (1 + np.exp(-z[:, 0].astype(np.float64)))
+    assert result.loss == pytest.approx(-np.mean(np.where(y, np.log(p), np.log(1 - p))), rel=1e-6)
+
+
+def test_a_single_logit_trains_like_two_whose_difference_it_is():
+    """Cross-entropy of (0, z) is binary cross-entropy of z: with the first row kept at 0, the losses are the same."""
+
+    class Difference(nn.Module):
+        def __init__(self, fc):
+            self.fc = fc
+
+        def forward(self, x):
+            z = self.fc(x.flatten(1))
+            return F.cat([0 * z, z], 1)
+
+    def dataset():
+        first = first_digits(40)
+        return ArrayDataset(first.images, first.labels % 2, ["even", "odd"])
+
+    losses = []
+    for build, loss in (
+        (lambda fc: nn.Sequential(nn.Flatten(), fc), F.binary_cross_entropy_with_logits),
+        (Difference, F.cross_entropy),
+    ):
+        tinyres.manual_seed(2)
+        model = build(nn.Linear(784, 1))
+        history = fit(model, DataLoader(dataset(), 10, shuffle=True), sgd(model, 0.01), 5, loss=loss, progress=False)
+        losses.append([(row.loss, row.accuracy) for row in history.steps])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6)
+    assert losses[0][-1][0] < 0.6 < losses[0][0][0]  # and it learns
+
+
+def test_a_single_logit_cannot_tell_three_classes_apart():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
+    with pytest.raises(ValueError, match="has one output, which tells two classes apart, but there is a label 9"):
+        fit(model, DataLoader(first_digits(10), 10), sgd(model), 1, loss=F.binary_cross_entropy_with_logits)
+
+
 # How it trains
 
 

@@ -31,6 +31,12 @@ class Dataset(Protocol):
         ...
 
 
+def name_of(dataset: Dataset, index: int) -> str:
+    """What to call image `index` in a sentence: its file, where the data set says `name`, or its number."""
+    name = getattr(dataset, "name", None)
+    return str(index) if name is None else name(index)
+
+
 class ArrayDataset:
     """A data set that is one array: images (N, H, W, C) uint8, labels (N,) integers, and the class names.
 
@@ -82,6 +88,10 @@ class Subset:
     def image(self, index: int) -> Image:
         """Image `index` of the subset, a uint8 array (H, W, C)."""
         return self.dataset.image(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """What image `index` of the subset is called in the whole."""
+        return name_of(self.dataset, int(self.indices[index]))
 
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {self.dataset!r})"

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from tinyres.data.datasets import Dataset, Image, Labels
+from tinyres.data.datasets import Dataset, Image, Labels, name_of
+from tinyres.data.picture import Unreadable
 from tinyres.data.transforms import Transform
 
 Batch = tuple[npt.NDArray[np.float32], Labels]
@@ -18,16 +19,19 @@ Batch = tuple[npt.NDArray[np.float32], Labels]
 class DataLoader:
     """Batches of a data set: (images float32 (N, C, H, W), labels int64 (N,)), host arrays.
 
-    The images are channels-last in memory. Images that are still uint8 after `transform` are rescaled to
+    The images are channels-last in memory. (Of vectors, which `training.features` makes of images, a batch is (N, C).)
+    Images that are still uint8 after `transform` are rescaled to
     0..1. Order and augmentation follow from (seed, epoch, index of the image) alone, never from the number of
     workers or from what was drawn before, so a resumed run sees what an unbroken one would have seen.
     The epoch is what `set_epoch` was last told, 0 at first.
 
-    `workers` threads prepare batches while the consumer works on another. They end with the iteration,
-    also when it is left early.
+    `workers` threads read, decode and augment batches while the consumer works on another. They end with the
+    iteration, also when it is left early, by Ctrl-C for instance, after the batches they are at. With 0 workers
+    there is no thread: each batch is made when it is asked for.
 
     Raises ValueError where there is nothing to load, and while iterating where images of a batch differ in
-    size; an error in a transform or an unreadable image reaches the consumer as it is.
+    size; an error in a transform or an unreadable image reaches the consumer as it is, with a note that names the
+    image.
     """
 
     def __init__(
@@ -42,8 +46,8 @@ class DataLoader:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"DataLoader: batch_size should be at least 1, got {batch_size}.")
-        if workers < 1:
-            raise ValueError(f"DataLoader: workers should be at least 1, got {workers}.")
+        if workers < 0:
+            raise ValueError(f"DataLoader: workers should be 0 or positive, got {workers}.")
         if seed < 0:
             raise ValueError(f"DataLoader: seed should be 0 or positive, got {seed}.")
         if not len(dataset):
@@ -80,16 +84,19 @@ class DataLoader:
         order = np.arange(len(self.dataset))
         if self.shuffle:
             order = self._rng(self.epoch, 0).permutation(order)
-        return self._prefetch(self.epoch, order, start)
+        parts = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self)))
+        epoch = self.epoch  # what `set_epoch` is told meanwhile is for the next iteration
+        if not self.workers:
+            return (self._batch(epoch, indices) for indices in parts)
+        return self._prefetch(epoch, parts)
 
-    def _prefetch(self, epoch: int, order: Labels, start: int) -> Iterator[Batch]:
+    def _prefetch(self, epoch: int, parts: Iterator[Labels]) -> Iterator[Batch]:
         """Yields batches in order, with one batch a worker under way or ready meanwhile."""
         pending: deque[Future[Batch]] = deque()
         # Leaving the block, early or not, waits for the threads to end.
         with ThreadPoolExecutor(self.workers, "tinyres-loader") as pool:
             try:
-                for number in range(start, len(self)):
-                    indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+                for indices in parts:
                     pending.append(pool.submit(self._batch, epoch, indices))
                     if len(pending) > self.workers:
                         yield pending.popleft().result()
@@ -102,20 +109,29 @@ class DataLoader:
         images = [self._image(epoch, int(index)) for index in indices]
         for index, image in zip(indices, images, strict=True):
             if image.shape != images[0].shape:
+                first, other = (name_of(self.dataset, int(i)) for i in (indices[0], index))
                 raise ValueError(
-                    f"DataLoader: images {indices[0]} and {index} differ in size, {images[0].shape} and "
+                    f"DataLoader: images {first} and {other} differ in size, {images[0].shape} and "
                     f"{image.shape}; end the transform with Resize((height, width)) or CenterCrop(size)."
                 )
-        batch = np.stack(images)  # (N, H, W, C)
+        batch = np.stack(images).astype(np.float32, copy=False)  # (N, H, W, C), or (N, C) of vectors
         # Channels-last in memory, channels first to read.
-        return batch.astype(np.float32, copy=False).transpose(0, 3, 1, 2), self.dataset.labels[indices]
+        return np.moveaxis(batch, -1, 1), self.dataset.labels[indices]
 
     def _image(self, epoch: int, index: int) -> Image:
-        image = self.dataset.image(index)
-        if self.transform is not None:
-            image = self.transform(image, self._rng(epoch, index + 1))
-        if image.ndim != 3:
-            raise ValueError(f"DataLoader: image {index} has shape {image.shape} but should be (H, W, C).")
+        try:
+            image = self.dataset.image(index)
+            if self.transform is not None:
+                image = self.transform(image, self._rng(epoch, index + 1))
+        except Unreadable:  # names its file
+            raise
+        except Exception as error:
+            error.add_note(f"while making image {name_of(self.dataset, index)}")
+            raise
+        if image.ndim not in (1, 3):
+            raise ValueError(
+                f"DataLoader: image {name_of(self.dataset, index)} has shape {image.shape} but should be (H, W, C)."
+            )
         return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
 
     def _rng(self, epoch: int, stream: int) -> np.random.Generator:

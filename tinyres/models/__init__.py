@@ -39,6 +39,7 @@ from tinyres.models.resnet import (
     resnet152,
 )
 from tinyres.models.summary import Summary, summary
+from tinyres.models.trunk import Backbone, features, replace_head
 from tinyres.models.weights import Weights, load_state_dict_file, read_weights, save_state_dict_file
 from tinyres.nn import Module
 
@@ -70,6 +71,7 @@ def get(name: str, **options: Any) -> Module:
 
 __all__ = [
     "Architecture",
+    "Backbone",
     "CifarResNet",
     "Match",
     "PreActResNet",
@@ -79,6 +81,7 @@ __all__ = [
     "Summary",
     "Weights",
     "compare",
+    "features",
     "find",
     "get",
     "imagenet_classes",
@@ -86,6 +89,7 @@ __all__ = [
     "load_state_dict_file",
     "names",
     "read_weights",
+    "replace_head",
     "save_state_dict_file",
     "summary",
     *_MODELS,

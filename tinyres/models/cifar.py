@@ -3,9 +3,11 @@ form (He et al. 2016)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tinyres.autograd import Tensor
 from tinyres.models.architecture import Architecture
-from tinyres.models.resnet import stage, zero_gamma
+from tinyres.models.resnet import last, stage, zero_gamma
 from tinyres.nn import (
     AdaptiveAvgPool2d,
     BasicBlock,
@@ -59,10 +61,16 @@ class CifarResNet(Module):
 
     fuse = fuse
 
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Each stage's maps in turn: (N, 16·width, H, W), (N, 32·width, H/2, W/2), (N, 64·width, H/4, W/4)."""
+        x = conv_norm_relu(self.conv1, self.bn1, self.relu, x)
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
+            yield x
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps (N, 64·width, H/4, W/4), before pooling and head."""
-        x = conv_norm_relu(self.conv1, self.bn1, self.relu, x)
-        return self.layer3(self.layer2(self.layer1(x)))  # type: ignore[no-any-return]
+        return last(self.forward_stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.flatten(self.avgpool(self.forward_features(x))))  # type: ignore[no-any-return]
@@ -94,10 +102,17 @@ class PreActResNet(Module):
 
     fuse = fuse
 
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Each stage's maps in turn, as in `CifarResNet`; the last are normalised and rectified, the others sums."""
+        x = self.layer1(self.conv1(x))
+        yield x
+        x = self.layer2(x)
+        yield x
+        yield norm_relu(self.bn1, self.relu, self.layer3(x))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps (N, 64·width, H/4, W/4), normalised and rectified."""
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return norm_relu(self.bn1, self.relu, x)
+        return last(self.forward_stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.flatten(self.avgpool(self.forward_features(x))))  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tinyres.autograd import Tensor
@@ -70,10 +71,17 @@ class ResNet(Module):
 
     fuse = fuse
 
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Each stage's maps in turn, C2 to C5: (N, 64·expansion, H/4, W/4), then twice the channels at half the
+        height and width."""
+        x = self.maxpool(conv_norm_relu(self.conv1, self.bn1, self.relu, x))
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            yield x
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps (N, 512·expansion, H/32, W/32), before pooling and head."""
-        x = self.maxpool(conv_norm_relu(self.conv1, self.bn1, self.relu, x))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
+        return last(self.forward_stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.flatten(self.avgpool(self.forward_features(x))))  # type: ignore[no-any-return]
@@ -83,6 +91,13 @@ def stage(block: Any, depth: int, in_channels: int, channels: int, stride: int, 
     """`depth` blocks at one resolution; the first takes the stride and the change of channels."""
     first = block(in_channels, channels, stride, **options)
     return Sequential(first, *(block(channels * block.expansion, channels, **options) for _ in range(depth - 1)))
+
+
+def last(maps: Iterator[Tensor]) -> Tensor:
+    """The last of them; each of the others is let go before the next is computed."""
+    for x in maps:  # noqa: B007 (it is what is returned)
+        pass
+    return x
 
 
 def zero_gamma(model: Module) -> None:

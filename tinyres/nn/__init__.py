@@ -2,6 +2,7 @@
 
 from tinyres.nn import init
 from tinyres.nn.blocks import Add, BasicBlock, Bottleneck, PreActBlock, Subsample
+from tinyres.nn.freeze import freeze, unfreeze
 from tinyres.nn.fuse import fuse
 from tinyres.nn.layers import (
     AdaptiveAvgPool2d,
@@ -42,7 +43,9 @@ __all__ = [
     "Subsample",
     "Tanh",
     "checkpoint",
+    "freeze",
     "fuse",
     "init",
     "is_recomputing",
+    "unfreeze",
 ]

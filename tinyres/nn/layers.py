@@ -96,6 +96,7 @@ class Linear(Module):
             raise ValueError(
                 f"Linear: in_features {in_features}, out_features {out_features}: expected at least 1 of each"
             )
+        self.in_features, self.out_features = in_features, out_features
         bound = 1 / math.sqrt(in_features)
         self.weight = init.uniform_(Parameter(np.empty((out_features, in_features), np.float32)), -bound, bound)
         self.bias = init.uniform_(Parameter(np.empty(out_features, np.float32)), -bound, bound) if bias else None
@@ -104,8 +105,7 @@ class Linear(Module):
         return F.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        o, i = self.weight.shape
-        return f"{i}, {o}" + (", bias=False" if self.bias is None else "")
+        return f"{self.in_features}, {self.out_features}" + (", bias=False" if self.bias is None else "")
 
 
 class ReLU(Module):

@@ -37,6 +37,7 @@ class Module:
 
     training = True
     checkpointed = False  # `tinyres.checkpoint` sets it
+    frozen = False  # `nn.freeze` sets it
 
     def forward(self, *inputs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not say what its forward computes")
@@ -131,9 +132,10 @@ class Module:
                 tensor.data[...] = to_device(value, tensor.device).astype(tensor.dtype)
 
     def train(self, mode: bool = True) -> Module:
-        """Training mode: batch norm uses the batch's statistics, dropout drops. Returns the module."""
+        """Training mode, but for frozen modules (`nn.freeze`): batch norm uses the batch's statistics, dropout drops.
+        Returns the module."""
         for module in self.modules():
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self) -> Module:
@@ -157,7 +159,7 @@ class Module:
             set_rng_state(random)
 
     def requires_grad_(self, requires_grad: bool = True) -> Module:
-        """Freeze (False) or unfreeze all parameters."""
+        """Whether all parameters get gradients. (`nn.freeze` also stops running statistics.)"""
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
         return self

@@ -67,6 +67,7 @@ def save_checkpoint(
         "scheduler": scheduler and {"kind": type(scheduler).__name__, "state": scheduler.state_dict()},
         "generator": get_rng_state(),
         "loader": loader and {"batches": batches_of(loader), "seed": loader.seed, "epoch": loader.epoch},
+        "classes": loader and list(loader.dataset.classes),
         "history": {
             "epochs": [row._asdict() for row in history.epochs],
             "seconds": history.seconds,
@@ -137,8 +138,8 @@ def load_checkpoint(
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[HostArrays, dict[str, Any]]:
-    """What a checkpoint holds, as it is: the arrays by name, and the rest, for instance
-    `["configuration"]`. Raises as `load_checkpoint` does."""
+    """What a checkpoint holds, as it is: the arrays by name, and the rest, for instance `["configuration"]` and
+    `["classes"]`, the names of the loader's classes. Raises as `load_checkpoint` does."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():

@@ -32,7 +32,9 @@ from tinyres.threads import get_num_threads
 from tinyres.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyres.training.history import History, Step
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) → the batch's mean
+# Logits (N, C), labels (N,) → the batch's mean. A network with one output, (N, 1), tells two classes apart, and its
+# loss is given labels like it, (N, 1): `F.binary_cross_entropy_with_logits`.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 CHECKPOINT = "checkpoint.safetensors"  # its name in a run's output folder
 READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two readings of the losses: on a GPU each one waits
@@ -44,7 +46,8 @@ class Evaluation:
 
     Attributes:
         loss: mean over the images. accuracy: share of right predictions, 0 to 1.
-        predictions: the class of the largest logit, int64 (N,). labels: the true one, int64 (N,).
+        predictions: the class of the largest logit, of a single one whether it is above 0, int64 (N,).
+        labels: the true one, int64 (N,).
     """
 
     loss: float
@@ -69,8 +72,8 @@ def evaluate(model: Module, loader: Iterable[Batch], loss: Loss = F.cross_entrop
             for images, classes in loader:
                 x, y = to_model(model, images, classes)
                 logits = model(x)
-                losses.append(loss(logits, y).data)
-                predictions.append(logits.data.argmax(axis=1))
+                losses.append(loss(logits, targets(logits, y, classes)).data)
+                predictions.append(predicted(logits))
                 labels.append(classes)
     finally:
         for module, mode in modes:
@@ -78,10 +81,10 @@ def evaluate(model: Module, loader: Iterable[Batch], loss: Loss = F.cross_entrop
     if not losses:
         raise ValueError("evaluate: loader has no batch, expected at least one")
     module = xp(losses[0])
-    true, predicted = np.concatenate(labels), to_host(module.concatenate(predictions)).astype(np.int64)
+    true, seen = np.concatenate(labels), to_host(module.concatenate(predictions)).astype(np.int64)
     means = to_host(module.stack(losses)).astype(np.float64)
     mean = float(np.average(means, weights=[len(classes) for classes in labels]))
-    return Evaluation(mean, float((predicted == true).mean()), predicted, true)
+    return Evaluation(mean, float((seen == true).mean()), seen, true)
 
 
 def fit(
@@ -109,7 +112,8 @@ def fit(
 
     Args:
         scheduler, schedule_per: a schedule, stepped after each "epoch" or each "step".
-        loss: of (logits, labels), the mean over a batch.
+        loss: of (logits, labels), the mean over a batch: `F.cross_entropy`, or for a network with one output
+            `F.binary_cross_entropy_with_logits`, of (N, 1) both.
         validation: batches to evaluate on after each epoch.
         max_grad_norm: scale larger gradients down to this joint 2-norm.
         output: a folder for checkpoint.safetensors, history.csv and steps.csv, written at each epoch's end
@@ -183,7 +187,7 @@ def fit(
                 generator = get_rng_state()
                 optimizer.zero_grad()
                 logits = model(x)
-                value = loss(logits, y)
+                value = loss(logits, targets(logits, y, labels))
                 step += 1
                 row = Step(step, epoch, math.nan, math.nan, optimizer.param_groups[0]["lr"], len(labels))
                 pending.append((row, measure(value, logits, y)))
@@ -238,8 +242,26 @@ def to_model(model: Module, images: Array, labels: Array) -> tuple[Tensor, Tenso
 
 def measure(loss: Tensor, logits: Tensor, labels: Tensor) -> Array:
     """(loss, accuracy) of a batch in float64, (2,), on its device."""
-    hits = logits.data.argmax(axis=1) == labels.data  # (N,)
+    hits = predicted(logits) == labels.data  # (N,)
     return xp(hits).stack([loss.data.astype(np.float64), hits.mean(dtype=np.float64)])
+
+
+def predicted(logits: Tensor) -> Array:
+    """The class of the largest logit, (N,); of a single one whether it is above 0, its sigmoid above one half."""
+    single = logits.ndim == 2 and logits.shape[1] == 1
+    return logits.data[:, 0] > 0 if single else logits.data.argmax(axis=1)
+
+
+def targets(logits: Tensor, labels: Tensor, on_host: npt.NDArray[np.int64]) -> Tensor:
+    """The labels as the loss takes them: (N, 1) like a single logit, else (N,)."""
+    if logits.ndim != 2 or logits.shape[1] != 1:
+        return labels
+    if len(on_host) and on_host.max() > 1:
+        raise ValueError(
+            f"the network has one output, which tells two classes apart, but there is a label {on_host.max()}: "
+            f"expected 0 and 1, or a network with one output for each class"
+        )
+    return labels.reshape(-1, 1)
 
 
 def first_nonfinite(model: Module, x: Tensor, generator: dict[str, Any]) -> str:

@@ -8,22 +8,45 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from tinyres import functional as F
 from tinyres import models, optim
 from tinyres.backend import manual_seed
 from tinyres.data import DataLoader, Dataset, ImageFolder, Subset, cifar10, cifar100, digits, transforms
 from tinyres.nn import Module
+from tinyres.training.loop import Loss
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "multistep", "constant")
 DEVICES = ("cpu", "cuda")
 
 
+class Plain:
+    """A frozen dataclass as plain data, and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def describes(cls, values: dict[str, Any]) -> bool:
+        """Whether `values` can come from this class's `to_dict`."""
+        return set(values) == {f.name for f in fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What `to_dict` described; of what JSON gives back, lists become tuples again."""
+        if not cls.describes(values):
+            raise ValueError(
+                "this checkpoint keeps no recipe of tinyres's commands: it was not written by 'tinyres train'"
+            )
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Plain):
     """How to train a network.
 
     data: "digits" (embedded), "cifar10", "cifar100", or a folder that holds train/ and test/, one subfolder a class.
@@ -64,22 +87,6 @@ class Recipe:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe that `to_dict` described; of what JSON gives back, lists become tuples again."""
-        known = {f.name for f in fields(cls)}
-        if not values or set(values) != known:
-            raise ValueError(
-                "this checkpoint keeps no recipe of tinyres's commands: it was not written by 'tinyres train'"
-            )
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**plain)
 
     def prepared(self) -> Recipe:
         """This recipe with what the data tells: classes, the images' size, their mean and std."""
@@ -146,6 +153,10 @@ class Recipe:
         if self.optimizer == "adamw":
             return optim.AdamW(optim.no_decay_groups(model, self.weight_decay), self.lr)
         return optim.SGD(model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
+
+    @property
+    def loss(self) -> Loss:
+        return F.cross_entropy
 
     def build_scheduler(self, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler | None:
         """The learning rate over `steps` batches: a half cosine, or tenfold down at 1/2 and 3/4 (He et al. 2015, §4.2:
