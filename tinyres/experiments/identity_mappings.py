@@ -81,6 +81,7 @@ class IdentityMappings(TrainingExperiment):
         from tinyres.flow import style
 
         figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained", sharex="col")
+        axes[1, 0].sharey(axes[0, 0])
         errors = last_errors(rows)
         for (left, right), names in zip(axes, (list(SHORTCUTS), ["original", *ORDERS]), strict=True):
             style.axes(left)

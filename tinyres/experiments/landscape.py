@@ -73,10 +73,10 @@ class LossLandscape(TrainingExperiment):
         scapes = {family: grid(rows[(rows.family == family) & (rows.seed == 0)]) for family in FAMILIES}
         finite = np.concatenate([scape.values[np.isfinite(scape.values)] for scape in scapes.values()])
         heights = float(finite.min()), float(finite.max())
-        figure = plt.figure(figsize=(11, 9.5), layout="constrained")
+        figure = plt.figure(figsize=(12, 9.5), layout="constrained")
         for column, (family, scape) in enumerate(scapes.items()):
-            above = flow.contour_plot(scape, log_levels(*heights, 30), figure.add_subplot(2, 2, 1 + column))
-            above.set_title(f"{family}-{self.depth}: loss")
+            above = flow.contour_plot(scape, log_levels(*heights), ax=figure.add_subplot(2, 2, 1 + column))
+            above.set_title(f"{family}-{self.depth}")
             flow.surface_plot(scape, heights, figure.add_subplot(2, 2, 3 + column, projection="3d"))
         return figure
 

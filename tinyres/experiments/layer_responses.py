@@ -33,11 +33,12 @@ class LayerResponses(TrainingExperiment):
     """Plain and residual nets of two depths. All norms begin with weight 1, so all responses begin with a standard
     deviation of 1. They are measured on one batch of test images, in training mode."""
 
+    lr: float = 0.1
     shallow: int = 20
     deep: int = 56
 
     name: ClassVar[str] = "layer_responses"
-    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 1000, "epochs": 5}
+    quick: ClassVar[dict[str, Any]] = {"seeds": 1, "train_images": 2000, "epochs": 5}
 
     def cases(self) -> list[Case]:
         nets = [(family, depth) for family in FAMILIES for depth in (self.shallow, self.deep)]
@@ -72,7 +73,7 @@ class LayerResponses(TrainingExperiment):
                 index += 1
         for axis in axes:
             style.axes(axis)
-            axis.set(ylim=(0, None))
+            axis.set(yscale="log")
         axes[0].set(title="In the order of the network", xlabel="layer, from the input", ylabel="std of the response")
         axes[1].set(title="In order of size", xlabel="rank")
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", frameon=False)

@@ -47,7 +47,7 @@ class Lesion(TrainingExperiment):
     test_images: int = 1000
     swaps: tuple[int, ...] = (1, 2, 4, 8, 16)
     draws: int = 5
-    little: float = 0.05
+    little: float = 0.1
     much: float = 0.2
 
     name: ClassVar[str] = "lesion"

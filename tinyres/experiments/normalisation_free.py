@@ -94,7 +94,8 @@ class NormalisationFree(TrainingExperiment):
                 axes.fill_between(epochs, lower, upper, color=look["color"], alpha=0.15, linewidth=0)
             if len(trained) < len(errors):
                 axes.plot(epochs, np.full(len(epochs), 98), "x", color=look["color"], markersize=7)
-        axes.plot([], [], "x", color="grey", label="diverged")
+        if np.isnan(rows.error).any():
+            axes.plot([], [], "x", color="grey", label="diverged")
         axes.set(xlabel="epoch", ylabel="training error (%)", ylim=(0, 100))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         style.legend(axes)

@@ -6,6 +6,7 @@ whose weights are large, which matters nothing before a batch norm, does not loo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,27 +109,32 @@ def line_plot(landscapes: Landscape | dict[str, Landscape], ylabel: str = "loss"
     return ax
 
 
-def contour_plot(scape: Landscape, levels: Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw a landscape along two directions from above, as lines of equal height. Whole powers of ten are labelled.
+def contour_plot(
+    scape: Landscape, levels: Sequence[float] | None = None, label: str = "loss", ax: Axes | None = None
+) -> Axes:
+    """Draw a landscape along two directions from above, the values as colours between lines of equal height.
 
-    levels: the heights; by default about 20, even on a log scale. What is not finite is left white.
+    levels: the heights of the lines; by default about 20, even on a log scale. What is not finite is left white.
     """
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
     values = np.where(np.isfinite(scape.values), scape.values, np.nan)
     levels = log_levels(np.nanmin(values), np.nanmax(values)) if levels is None else levels
-    ax = style.axes(ax, (5.5, 4.5))
-    lines = ax.contour(scape.x, scape.y, values, levels=levels, cmap=style.MAP, linewidths=1.1, norm="log")
-    tens = [level for level in lines.levels if np.isclose(np.log10(level) % 1, 0, atol=1e-6)]
-    ax.clabel(lines, tens, fontsize=8, fmt=lambda height: power_of_ten(np.log10(height)))
-    ax.plot(0, 0, "+", color="black", markersize=8)
-    ax.set(xlabel="step along the first direction", ylabel="step along the second direction", aspect="equal")
+    ax = style.axes(ax, (6, 4.5))
+    colours = ax.contourf(scape.x, scape.y, values, levels, cmap=style.MAP, norm="log")
+    ax.contour(scape.x, scape.y, values, levels, colors="white", linewidths=0.6)
+    bar = ax.figure.colorbar(colours, ax=ax, label=label, ticks=LogLocator(), format=LogFormatterSciNotation())
+    bar.minorticks_off()
+    ax.plot(0, 0, "+", color="white", markersize=9)
+    ax.set(xlabel="step along the first direction", ylabel="along the second", box_aspect=1)
     return ax
 
 
 def log_levels(low: float, high: float, count: int = 20) -> list[float]:
-    """About `count` heights between the two, even on a log scale, whole powers of ten among them."""
+    """About `count` heights that enclose the two, even on a log scale, whole powers of ten among them."""
     bottom, top = np.log10(low), np.log10(high)
     parts = max(1, round(count / (top - bottom)))  # of a power of ten
-    return [float(10 ** (k / parts)) for k in range(int(np.ceil(bottom * parts)), int(top * parts) + 1)]
+    return [float(10 ** (k / parts)) for k in range(math.floor(bottom * parts), math.ceil(top * parts) + 1)]
 
 
 def surface_plot(scape: Landscape, zlim: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
