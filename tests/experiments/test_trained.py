@@ -19,7 +19,7 @@ EXPERIMENTS = Degradation, IdentityMappings, LossLandscape, LayerResponses, Lesi
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_the_quick_one_shows_it(experiment):
-    claim = run(experiment().made_quick(), progress=False).claim()
+    claim = run(experiment(**experiment.quick), progress=False).claim()
     assert claim.holds, str(claim)
 
 
