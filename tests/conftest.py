@@ -25,8 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("seeded")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first: with several workers, they then overlap with all others."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The experiments only where they are asked for. The slow ones first: with several workers, they then overlap with
+    all others."""
+    if "experiment" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("experiment")])
+        items[:] = [item for item in items if not item.get_closest_marker("experiment")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -1,4 +1,5 @@
-"""The experiments that train, as `quick` makes them: each shows what it claims. A seed takes up to a minute."""
+"""The experiments that train, as `quick` makes them: each shows what it claims. A seed takes up to a minute, so they run
+when they are asked for: `pytest -m experiment`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from tinyres.experiments.trained import by_seed
 EXPERIMENTS = Degradation, IdentityMappings, LossLandscape, LayerResponses, Lesion, NormalisationFree
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_the_quick_one_shows_it(experiment):
     claim = run(experiment(**experiment.quick), progress=False).claim()
