@@ -1,5 +1,5 @@
-"""The experiments that train, as `quick` makes them: each shows what it claims. A seed takes up to a minute, so they run
-when they are asked for: `pytest -m experiment`."""
+"""The experiments that train, as `quick` makes them: each shows what it claims. A seed takes up to a minute, so they
+run when they are asked for: `pytest -m experiment`."""
 
 from __future__ import annotations
 
