@@ -127,6 +127,9 @@ class Obedient(pickle.Unpickler):
     def persistent_load(self, pid):
         return pid
 
+    def find_class(self, module, name):
+        return print if module.startswith("torch") else super().find_class(module, name)  # PyTorch may not be there
+
 
 # What would fill memory, run for ever or crash.
 
