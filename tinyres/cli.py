@@ -105,7 +105,7 @@ def experiment(
         return
     chosen = experiments.get(name)
     settings = {**(chosen.quick if quick else {}), **({} if seeds is None else {"seeds": seeds})}
-    study = chosen(**settings, **experiments.parse(chosen, setting or []))
+    study = chosen(**{**settings, **experiments.parse(chosen, setting or [])})
     folder = output or Path("runs") / name
     with experiments.processes(workers) as executor:
         result = experiments.run(study, folder, executor)

@@ -31,6 +31,8 @@ B = TypeVar("B")
 
 # How much memory the items of a block may fill: on a CPU what stays in the cache, on a GPU what keeps its cores busy.
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
+# Below so many bytes a block is worked on sooner than it is handed to another thread.
+WORTH_SHARING = 256 << 10
 
 _threads = 0  # 0: not decided yet
 _pool: ThreadPoolExecutor | None = None
@@ -81,10 +83,13 @@ def keep_freed_memory() -> None:
 
 def block_size(count: int, bytes_each: int, array: Array, budget: int = 0) -> int:
     """How many of `count` items make a block: as many as `BLOCK_BYTES`, or `budget` if that is more, can hold, and on
-    the CPU few enough for each thread to get two."""
-    device = device_of(array)
-    fitting = max(BLOCK_BYTES[device], budget) // max(1, bytes_each)
-    return max(1, min(fitting, -(-count // (2 * get_num_threads()))) if device == "cpu" else fitting)
+    the CPU few enough for each thread to get two that are `WORTH_SHARING`."""
+    bytes_each = max(1, bytes_each)
+    fitting = max(BLOCK_BYTES[device_of(array)], budget) // bytes_each
+    if device_of(array) == "cuda":
+        return max(1, fitting)
+    share = -(-count // (2 * get_num_threads()))
+    return max(1, min(fitting, max(share, WORTH_SHARING // bytes_each)))
 
 
 def blocks(count: int, bytes_each: int, array: Array) -> Iterator[slice]:
