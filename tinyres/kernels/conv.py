@@ -95,11 +95,10 @@ def convolve(
     kernels = weight.transpose(2, 3, 1, 0)  # (KH, KW, C, O)
 
     def add_bias_and_finish(block: Array, place: Strip) -> None:
-        if bias is not None:
-            block += bias
+        block += bias
         finish(block, place)
 
-    y = correlate(x, kernels, window, add_bias_and_finish)  # (N, OH, OW, O)
+    y = correlate(x, kernels, window, finish if bias is None else add_bias_and_finish)  # (N, OH, OW, O)
 
     def pullback(dy: Array) -> Any:  # dy: (N, O, OH, OW)
         g = channels_last(dy)  # (N, OH, OW, O)
