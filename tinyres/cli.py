@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tinyres import __version__, models
 from tinyres.data.report import printable
-from tinyres.files import atomic_write, write_csv
+from tinyres.files import write_csv
 from tinyres.nn import Sequential
 from tinyres.training import Recipe, Transfer
 from tinyres.training.transfer import TwoLogits
@@ -187,9 +187,7 @@ def train(
         device=device,
     ).prepared()
     if (output / CHECKPOINT).exists():
-        if not resume:
-            raise FileExistsError(f"{output} holds a checkpoint: pass --resume to go on, or choose another --output")
-        refuse_other_recipe(output / CHECKPOINT, recipe)
+        refuse_other_recipe(output, recipe, resume)
     network, loader = recipe.build_model(), recipe.loader(train=True)
     stepper = recipe.build_optimizer(network)
     history = fit(
@@ -271,9 +269,7 @@ def finetune(
     out.print(f"{len(train):,} images to train on, {len(test):,} to test on")
     transfer = transfer.prepared(train)
     if (output / CHECKPOINT).exists():
-        if not resume:
-            raise FileExistsError(f"{output} holds a checkpoint: pass --resume to go on, or choose another --output")
-        refuse_other_recipe(output / CHECKPOINT, transfer)
+        refuse_other_recipe(output, transfer, resume)
     _, history = fine_tune(transfer, train, test, output, resume)
     if history.interrupted:
         out.print("the same command with --resume goes on")
@@ -493,8 +489,14 @@ def restore(checkpoint: Path, device: str, seed: int) -> tuple[Recipe | Transfer
     return recipe, model
 
 
-def refuse_other_recipe(checkpoint: Path, recipe: Recipe | Transfer) -> None:
-    """Raise ValueError unless the checkpoint was made by this recipe: only for longer, or elsewhere, it may go on."""
+def refuse_other_recipe(output: Path, recipe: Recipe | Transfer, resume: bool) -> None:
+    """Raise FileExistsError unless the folder's checkpoint is to go on, and ValueError unless it was made by this
+    recipe: only for longer, or elsewhere, it may go on."""
+    from tinyres.training import CHECKPOINT
+
+    if not resume:
+        raise FileExistsError(f"{output} holds a checkpoint: pass --resume to go on, or choose another --output")
+    checkpoint = output / CHECKPOINT
     for name, theirs in type(recipe).from_dict(recipe_of(checkpoint).to_dict()).to_dict().items():
         mine = getattr(recipe, name)
         if theirs != mine and name not in ("epochs", "device", "workers"):
@@ -524,11 +526,9 @@ def explanation(model: Any, image: Any, label: int, classes: tuple[str, ...]) ->
 
 
 def save_figure(path: Path, figure: Any) -> None:
-    import matplotlib.pyplot as plt
+    from tinyres.flow import style
 
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=150)
-    plt.close(figure)
+    style.save_figure(figure, path)
     out.print(f"wrote {path}", soft_wrap=True)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from tinyres.files import atomic_write, write_csv
+from tinyres.flow.style import save_figure
 from tinyres.threads import set_num_threads
 
 if TYPE_CHECKING:
@@ -103,13 +104,8 @@ class Result:
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write picture, rows, settings and claim; returns the files' paths."""
-        import matplotlib.pyplot as plt
-
         paths = [Path(folder) / f"{self.experiment.name}.{ending}" for ending in ("png", "csv", "npz", "txt")]
-        figure = self.plot()
-        with atomic_write(paths[0], "wb") as file:
-            figure.savefig(file, format="png", dpi=150)
-        plt.close(figure)
+        save_figure(self.plot(), paths[0])
         self.to_csv(paths[1])
         with atomic_write(paths[2], "wb") as file:
             settings = json.dumps(asdict(self.experiment))

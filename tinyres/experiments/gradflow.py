@@ -16,6 +16,7 @@ import numpy as np
 
 from tinyres.files import atomic_write, write_csv
 from tinyres.flow import Record, watch
+from tinyres.flow.style import save_figure
 from tinyres.training import History, Recipe, evaluate, fit
 from tinyres.training.history import Epoch, Step
 
@@ -116,14 +117,9 @@ class Gradflow:
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write the figure and all numbers behind it; returns the files' paths."""
-        import matplotlib.pyplot as plt
-
         folder = Path(folder)
         paths = [folder / "gradflow.png", folder / "recipe.json"]
-        figure = self.plot()
-        with atomic_write(paths[0], "wb") as file:
-            figure.savefig(file, format="png", dpi=150)
-        plt.close(figure)
+        save_figure(self.plot(), paths[0])
         with atomic_write(paths[1]) as file:
             json.dump({name: network.recipe.to_dict() for name, network in self.networks.items()}, file, indent=2)
         for name, network in self.networks.items():

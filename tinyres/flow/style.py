@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+from tinyres.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colours that colour-blind readers tell apart (Okabe & Ito 2008); line styles and markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -49,3 +53,12 @@ def legend(ax: Axes) -> None:
     """A legend beside the data, where there is something to tell apart."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, and let go of it."""
+    import matplotlib.pyplot as plt
+
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150)
+    plt.close(figure)
