@@ -2,6 +2,7 @@
 
     python -m benchmarks                          # everything
     python -m benchmarks training --rounds 15     # one group
+    python -m benchmarks training --device cuda   # tinyres on CuPy and PyTorch, where there is a GPU
     python -m benchmarks training --python chainer=old/bin/python --python dezero=old/bin/python
 
 Chainer and DeZero need an environment of their own, for an old NumPy, on Python 3.8 to 3.11:
@@ -16,7 +17,7 @@ import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -37,6 +38,7 @@ def main(
     rounds: Annotated[int | None, typer.Option(min=1, help="Of each contest; 7, or 3 for --quick.")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Of each contestant; 1 and all cores.")] = None,
     python: Annotated[list[str] | None, typer.Option(help="NAME=PATH: another interpreter for a contestant.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="For tinyres and PyTorch.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, on all cores, in two minutes.")] = False,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder to write to.")] = Path("runs/benchmarks"),
 ) -> None:
@@ -44,7 +46,7 @@ def main(
 
     Writes rounds.csv (every number), report.md (the tables) and a chart for each group.
     """
-    groups = groups or list(GROUPS)
+    groups = groups or [group for group in GROUPS if device == "cpu" or group != "startup"]
     for group in groups:
         if group not in GROUPS:
             raise typer.BadParameter(f"group is {group!r}, expected one of {', '.join(GROUPS)}")
@@ -54,8 +56,13 @@ def main(
         if name not in PEERS or not path:
             raise typer.BadParameter(f"--python is {entry!r}, expected NAME=PATH, NAME of {', '.join(PEERS)}")
         pythons[name + "_"] = path
-    available = {name + "_" for name in PEERS if find_spec(name)} | {"tinyres_", "numpy_", *pythons}
-    programme = contests(groups, available, threads or ([CORES] if quick else sorted({1, CORES})), quick)
+    available = (
+        {"tinyres_", "torch_"}
+        if device == "cuda"
+        else {name + "_" for name in PEERS if find_spec(name)} | {"tinyres_", "numpy_", *pythons}
+    )
+    threads = threads or ([1] if device == "cuda" else [CORES] if quick else sorted({1, CORES}))
+    programme = contests(groups, available, threads, quick, device)
     rounds = rounds or (3 if quick else 7)
     command = "python -m benchmarks " + re.sub(r"(?<=[ =])/\S*/", "", shlex.join(sys.argv[1:]))  # no folders
 

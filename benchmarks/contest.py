@@ -45,12 +45,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contest:
-    """What is timed side by side, each entry with `threads` threads."""
+    """What is timed side by side, each entry with `threads` threads of the host, on the CPU or on "cuda"."""
 
     group: str
     name: str
     threads: int
     entries: Sequence[Entry]
+    device: str = "cpu"
 
 
 class Spread(NamedTuple):
@@ -107,7 +108,7 @@ class Result:
 class Worker:
     """A process that takes an entry's steps when it is asked to."""
 
-    def __init__(self, entry: Entry, threads: int, python: str) -> None:
+    def __init__(self, entry: Entry, contest: Contest, python: str) -> None:
         self.entry, self.steps = entry, 1
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self.process = subprocess.Popen(
@@ -116,7 +117,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             cwd=ROOT,
-            env=os.environ | dict.fromkeys(THREADS, str(threads)),
+            env=os.environ | dict.fromkeys(THREADS, str(contest.threads)) | {"BENCHMARK_DEVICE": contest.device},
             text=True,
         )
 
@@ -157,7 +158,7 @@ def run(contest: Contest, rounds: int, pythons: Mapping[str, str], tick: Callabl
         workers = []
         for entry in contest.entries:
             python = pythons.get(entry.contestant, sys.executable)
-            workers.append(stack.enter_context(Worker(entry, contest.threads, python)))
+            workers.append(stack.enter_context(Worker(entry, contest, python)))
         for _ in range(WARM_UP_ROUNDS):
             for worker in list(workers):
                 try:

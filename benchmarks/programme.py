@@ -14,10 +14,12 @@ Available = Collection[str]  # modules of `benchmarks.contestants` whose framewo
 Named = Iterator[tuple[str, Sequence[Entry]]]  # a contest's name and entries
 
 
-def contests(groups: Sequence[str], available: Available, threads: Sequence[int], quick: bool) -> list[Contest]:
+def contests(
+    groups: Sequence[str], available: Available, threads: Sequence[int], quick: bool, device: str = "cpu"
+) -> list[Contest]:
     """The groups' contests, each with each number of threads; start-up with the largest only."""
     return [
-        Contest(group, name, count, entries)
+        Contest(group, name, count, entries, device)
         for group in groups
         for name, entries in GROUPS[group](available, quick)
         for count in (threads if group != "startup" else [max(threads)])

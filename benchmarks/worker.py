@@ -4,7 +4,8 @@
 
 It imports that module of `benchmarks.contestants` and no other, calls the function that the task's kind names for a
 step to take, and answers questions, a line of JSON for each line it reads: "go 3" takes the step three times and
-answers their mean time in seconds, "memory" two peaks in bytes, after the imports and by now, "who" its versions.
+answers their mean time in seconds, "memory" two peaks in bytes, after the imports and by now, "who" its versions. On a
+GPU, the time ends when the GPU has done its work, and the memory is the GPU's.
 (Old peers need an old Python: this file, and theirs, run on Python 3.8.)
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
 import resource
 import sys
@@ -48,18 +50,21 @@ def who(version: str) -> str:
 def main(contestant: str, task: str) -> None:
     options = json.loads(task)
     module = importlib.import_module("benchmarks.contestants." + contestant)
-    imported = peak_memory()
+    gpu = os.environ.get("BENCHMARK_DEVICE") == "cuda"
+    imported = 0 if gpu else peak_memory()
     step = getattr(module, options.pop("kind"))(**options)
 
     def go(times: str = "1") -> float:
         start = time.perf_counter()
         for _ in range(int(times)):
             step()
+        if gpu:
+            module.synchronize()
         return (time.perf_counter() - start) / int(times)
 
     answers: dict[str, Callable[..., Any]] = {
         "go": go,
-        "memory": lambda: (imported, peak_memory()),
+        "memory": lambda: (imported, module.gpu_memory() if gpu else peak_memory()),
         "who": lambda: who(module.VERSION),
     }
     for line in sys.stdin:

@@ -42,12 +42,23 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return strict_cupy.install(monkeypatch)
 
 
-@pytest.fixture(scope="module", params=["cpu", "cuda"], ids=["numpy", "cupy"])
+def gpus() -> int:
+    """How many GPUs CuPy finds here."""
+    try:
+        import cupy
+
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except (ImportError, RuntimeError):
+        return 0
+
+
+@pytest.fixture(scope="module", params=["numpy", "fake of cupy", "cupy"][: 3 if gpus() else 2])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each device in turn, "cuda" being the strict fake of CuPy: for Hypothesis's tests, whose examples share it."""
+    """Each device in turn, "cuda" on the strict fake of CuPy and, where there is a GPU, on CuPy: for Hypothesis's
+    tests, whose examples share it."""
     import strict_cupy
 
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "cuda":
+        if request.param == "fake of cupy":
             strict_cupy.install(patch)
-        yield request.param
+        yield "cpu" if request.param == "numpy" else "cuda"

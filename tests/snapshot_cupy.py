@@ -67,8 +67,10 @@ def parameters_from_docstring(doc: str) -> str | None:
 
 
 def special_methods(type_: type) -> list[str]:
-    """The special methods (``__add__``) of a class beyond those of every object."""
-    return sorted(name for name in set(dir(type_)) - set(dir(object)) if re.fullmatch(r"__(?!pyx)\w+__", name))
+    """The special methods (``__add__``) of a class beyond those of every object, and those that Python itself adds from
+    3.12 on."""
+    names = set(dir(type_)) - set(dir(object)) - {"__buffer__", "__release_buffer__"}
+    return sorted(name for name in names if re.fullmatch(r"__(?!pyx)\w+__", name))
 
 
 def functions(module: ModuleType | type) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tinyres
+from conftest import gpus
 from kernel_cases import CASES
 from numeric import copied, gradients_of
 from test_backend_swap import OPTIMISERS, step
@@ -13,13 +14,6 @@ from tinyres import Tensor, flow
 from tinyres import functional as F
 
 cupy = pytest.importorskip("cupy", reason="CuPy (extra 'cuda12' or 'cuda13') is not installed")
-
-
-def gpus() -> int:
-    try:
-        return cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return 0
 
 
 pytestmark = pytest.mark.skipif(gpus() == 0, reason="CuPy finds no GPU here")

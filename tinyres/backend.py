@@ -76,6 +76,12 @@ def flat(array: Array) -> Array:
     return array.transpose(axes).reshape(-1)
 
 
+def share_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays of one module have a byte in common. (CuPy takes any two arrays of no dimension for one.)"""
+    module = xp(a)
+    return bool(module.shares_memory(module.atleast_1d(a), module.atleast_1d(b)))
+
+
 class _Workspaces(threading.local):
     def __init__(self) -> None:
         self.kept: dict[tuple[str, np.dtype[Any]], Array] = {}

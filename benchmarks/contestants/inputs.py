@@ -1,9 +1,12 @@
-"""What every contestant is given: float32 numbers and labels from one seed."""
+"""What every contestant is given: a device, and float32 numbers and labels from one seed."""
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")  # or "cuda"
 RNG = np.random.default_rng(0)
 LEARNING_RATE = 1e-3  # small, so that the numbers stay what they are at the start: no NaN, no denormals
 

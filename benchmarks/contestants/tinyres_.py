@@ -1,4 +1,4 @@
-"""tinyres: images channels-last in memory, as its data loader hands them over."""
+"""tinyres: images channels-last in memory, as its data loader hands them over. On a GPU, by CuPy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 
 import tinyres
-from benchmarks.contestants.inputs import LEARNING_RATE, images, labels, random
+from benchmarks.contestants.inputs import DEVICE, LEARNING_RATE, images, labels, random
 from tinyres import Tensor, flow, models, optim
 from tinyres import functional as F
+from tinyres.backend import to_device
 
 tinyres.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 VERSION = f"tinyres {tinyres.__version__}"
+if DEVICE == "cuda":
+    import cupy
+
+    VERSION += f" on CuPy {cupy.__version__}, {cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()}"
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "conv2d": lambda x, weight, stride: F.conv2d(x, weight, None, stride, weight.shape[-1] // 2),
     "batch_norm_add_relu": lambda x, skip, weight, bias: F.batch_norm_add_relu(x, skip, None, None, weight, bias, True),
@@ -31,10 +36,23 @@ def channels_last(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
+def tensor(array: np.ndarray, requires_grad: bool = False) -> Tensor:
+    return Tensor(to_device(channels_last(array), DEVICE), requires_grad)
+
+
+def synchronize() -> None:
+    cupy.cuda.Device().synchronize()
+
+
+def gpu_memory() -> int:
+    """Bytes that CuPy's pool has taken from the GPU."""
+    return int(cupy.get_default_memory_pool().total_bytes())
+
+
 def training(depth: int, batch: int, side: int) -> Callable[[], None]:
-    model = models.get(f"resnet{depth}")
+    model = models.get(f"resnet{depth}").to(DEVICE)
     optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
-    x, y = Tensor(channels_last(images(batch, side))), Tensor(labels(batch))
+    x, y = tensor(images(batch, side)), tensor(labels(batch))
 
     def step() -> None:
         loss = F.cross_entropy(model(x), y)
@@ -47,9 +65,9 @@ def training(depth: int, batch: int, side: int) -> Callable[[], None]:
 
 def watching(depth: int, batch: int, side: int, every: int) -> Callable[[], None]:
     """`every` steps of training, of which one is recorded."""
-    model = models.get(f"resnet{depth}")
+    model = models.get(f"resnet{depth}").to(DEVICE)
     optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
-    x, y = Tensor(channels_last(images(batch, side))), Tensor(labels(batch))
+    x, y = tensor(images(batch, side)), tensor(labels(batch))
 
     def step() -> None:
         with flow.watch(model, optimizer, every):
@@ -63,10 +81,10 @@ def watching(depth: int, batch: int, side: int, every: int) -> Callable[[], None
 
 
 def inference(depth: int, batch: int, side: int, fused: bool) -> Callable[[], None]:
-    model: Any = models.get(f"resnet{depth}").eval()
+    model: Any = models.get(f"resnet{depth}").to(DEVICE).eval()
     if fused:
         model = model.fuse()
-    x = Tensor(channels_last(images(batch, side)))
+    x = tensor(images(batch, side))
 
     def step() -> None:
         with tinyres.no_grad():
@@ -78,14 +96,14 @@ def inference(depth: int, batch: int, side: int, fused: bool) -> Callable[[], No
 def kernel(operation: str, shapes: list[list[int]], wanted: list[bool], **options: Any) -> Callable[[], None]:
     """One operation on inputs of these shapes; backward too, where the gradient of an input is wanted."""
     pairs = zip(shapes, wanted, strict=True)
-    inputs = [Tensor(channels_last(random(*shape)), requires_grad) for shape, requires_grad in pairs]
+    inputs = [tensor(random(*shape), requires_grad) for shape, requires_grad in pairs]
     operate = OPERATIONS[operation]
 
     def forward() -> None:
         with tinyres.no_grad():
             operate(*inputs, **options)
 
-    dy = channels_last(random(*operate(*inputs, **options).shape))
+    dy = tensor(random(*operate(*inputs, **options).shape)).data
 
     def forward_and_backward() -> None:
         for tensor in inputs:

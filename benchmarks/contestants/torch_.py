@@ -1,4 +1,7 @@
-"""PyTorch eager, with the networks written as torchvision writes them: addition and rectifier in place."""
+"""PyTorch eager, with the networks written as torchvision writes them: addition and rectifier in place.
+
+On a GPU, products are full float32 (TF32 off) and cuDNN picks each convolution's algorithm by trying them.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from benchmarks.contestants.inputs import LEARNING_RATE, images, labels, random
+from benchmarks.contestants.inputs import DEVICE, LEARNING_RATE, images, labels, random
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.benchmark = True
 
 VERSION = f"PyTorch {torch.__version__}"
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
@@ -102,11 +109,24 @@ def memory_format(channels_last: bool) -> Any:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
+def tensor(array: np.ndarray, channels_last: bool = False) -> Tensor:
+    tensor = torch.from_numpy(array).to(DEVICE)
+    return tensor.contiguous(memory_format=memory_format(channels_last and array.ndim == 4))
+
+
+def synchronize() -> None:
+    torch.cuda.synchronize()
+
+
+def gpu_memory() -> int:
+    """Most bytes that PyTorch's pool has taken from the GPU."""
+    return torch.cuda.max_memory_reserved()
+
+
 def training(depth: int, batch: int, side: int, channels_last: bool) -> Callable[[], None]:
-    layout = memory_format(channels_last)
-    model = resnet(depth).to(memory_format=layout)
+    model = resnet(depth).to(DEVICE, memory_format=memory_format(channels_last))
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
-    x, y = torch.from_numpy(images(batch, side)).contiguous(memory_format=layout), torch.from_numpy(labels(batch))
+    x, y = tensor(images(batch, side), channels_last), tensor(labels(batch))
 
     def step() -> None:
         loss = F.cross_entropy(model(x), y)
@@ -118,10 +138,9 @@ def training(depth: int, batch: int, side: int, channels_last: bool) -> Callable
 
 
 def inference(depth: int, batch: int, side: int, fused: bool, channels_last: bool) -> Callable[[], None]:
-    layout = memory_format(channels_last)
     model = resnet(depth).eval()
-    model = (fuse(model) if fused else model).to(memory_format=layout)
-    x = torch.from_numpy(images(batch, side)).contiguous(memory_format=layout)
+    model = (fuse(model) if fused else model).to(DEVICE, memory_format=memory_format(channels_last))
+    x = tensor(images(batch, side), channels_last)
 
     def step() -> None:
         with torch.inference_mode():
@@ -134,11 +153,9 @@ def kernel(
     operation: str, shapes: list[list[int]], wanted: list[bool], channels_last: bool, **options: Any
 ) -> Callable[[], None]:
     """One operation on inputs of these shapes; backward too, where the gradient of an input is wanted."""
-    inputs = [torch.from_numpy(random(*shape)) for shape in shapes]
-    if channels_last:
-        inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
-    for tensor, requires_grad in zip(inputs, wanted, strict=True):
-        tensor.requires_grad_(requires_grad)
+    inputs = [
+        tensor(random(*shape), channels_last).requires_grad_(needs) for shape, needs in zip(shapes, wanted, strict=True)
+    ]
     operate = OPERATIONS[operation]
 
     def forward() -> None:
@@ -148,8 +165,8 @@ def kernel(
     dy = torch.randn_like(operate(*inputs, **options))  # in the output's layout
 
     def forward_and_backward() -> None:
-        for tensor in inputs:
-            tensor.grad = None
+        for x in inputs:
+            x.grad = None
         operate(*inputs, **options).backward(dy)
 
     return forward_and_backward if any(wanted) else forward

@@ -17,7 +17,7 @@ from numeric import dot
 from properties import close, normal_like, run, same
 from tinyres import Tensor, kernels, threads
 from tinyres import functional as F
-from tinyres.backend import is_array, to_device, to_host, xp
+from tinyres.backend import is_array, share_memory, to_device, to_host
 from tinyres.kernels import gradients
 from tinyres.testing.strategies import Case, cotangents, residual_nets
 
@@ -203,8 +203,8 @@ def test_kernels_look_at_values_alone_and_change_nothing(device, name, data):
     assert np.array_equal(to_host(g), kept_g) and np.array_equal(to_host(y), kept_y)
     assert all(np.array_equal(to_host(moved.args[i]), case.args[i]) for i in constant)
     for gradient in parts:
-        if gradient is not None and not xp(gradient).shares_memory(gradient, g):
-            assert not any(xp(gradient).shares_memory(gradient, moved.args[i]) for i in constant)
+        if gradient is not None and not share_memory(gradient, g):
+            assert not any(share_memory(gradient, moved.args[i]) for i in constant)
             with suppress(ValueError, TypeError):  # what is broadcast is read-only, and so are NumPy's scalars
                 gradient[...] = np.nan
     assert all(map(same, hosts(gradients(pullback, g)), found))
@@ -237,7 +237,7 @@ def test_operations_give_the_kernels_gradients_and_add_up(device, name, data):
         for i, (x, part) in enumerate(leaves):
             assert np.array_equal(x.grad.numpy(), times * part)
             others = *memory, *(other.grad.data for other, _ in leaves[:i])
-            assert not any(xp(x.grad.data).shares_memory(x.grad.data, other) for other in others)
+            assert not any(share_memory(x.grad.data, other) for other in others)
     assert np.array_equal(to_host(g), normal_like(replace(case), output))
     assert all(np.array_equal(to_host(moved.args[i]), case.args[i]) for i in constant_arguments(name, case))
 
@@ -280,4 +280,4 @@ def test_networks_repeat_to_the_bit_and_agree_on_both_modules(device, net):
         y.backward(to_device(g, device), retain_graph=True)
     assert all(np.array_equal(p.grad.numpy(), 2 * dw[name]) for name, p in there.module.named_parameters())
     grads = [x.grad.data, *(p.grad.data for p in there.module.parameters())]
-    assert not any(xp(a).shares_memory(a, b) for i, a in enumerate(grads) for b in grads[:i])
+    assert not any(share_memory(a, b) for i, a in enumerate(grads) for b in grads[:i])
