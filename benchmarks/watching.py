@@ -1,4 +1,5 @@
-"""What it costs to watch: steps of ResNet-20 in turn, unwatched, recorded, and recorded every tenth time.
+"""What it costs to watch: steps of ResNet-20 in turn, unwatched, recorded each time, every tenth time, and each time
+with all values looked at.
 
 python -m benchmarks.watching
 """
@@ -18,9 +19,10 @@ CORES = len(os.sched_getaffinity(0))
 def contest(depth: int, batch: int, side: int, threads: int) -> Contest:
     """Seconds are those of one step."""
     network = dict(depth=depth, batch=batch, side=side)
+    ways = {"every step": (1, False), "every tenth step": (10, False), "every step, all values": (1, True)}
     watched = {
-        every: Entry(f"every {every}", "tinyres_", dict(kind="watching", every=every, **network), 1 / every)
-        for every in (1, 10)
+        name: Entry(name, "tinyres_", dict(kind="watching", every=every, exact=exact, **network), 1 / every)
+        for name, (every, exact) in ways.items()
     }
     unwatched = Entry("unwatched", "tinyres_", dict(kind="training", **network))
     return Contest("watching", f"ResNet-{depth}, {side}², batch {batch}", threads, [unwatched, *watched.values()])

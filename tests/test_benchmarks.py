@@ -261,10 +261,10 @@ def test_a_wrong_argument_gets_a_sentence(arguments, sentence):
 def test_what_watching_costs():
     found = contest.run(watching.contest(20, 2, 8, 1), 2, {}, lambda: None)
     assert not found.failed
-    assert list(found.seconds) == ["unwatched", "every 1", "every 10"]
-    found.seconds = {"unwatched": [1.0, 2.0, 1.0], "every 1": [1.5, 2.2, 1.2], "every 10": [1.0, 2.1, 1.1]}
+    assert list(found.seconds) == ["unwatched", "every step", "every tenth step", "every step, all values"]
+    found.seconds = {"unwatched": [1.0, 2.0, 1.0], "every step": [1.5, 2.2, 1.2], "every tenth step": [1.0, 2.1, 1.1]}
     assert watching.costs(found) == [
         "ResNet-20, 8², batch 2, 1 threads, unwatched: 1000 ms",
-        "watched, every 1: 1.20 (1.10–1.50) of that",
-        "watched, every 10: 1.05 (1.00–1.10) of that",
+        "watched, every step: 1.20 (1.10–1.50) of that",
+        "watched, every tenth step: 1.05 (1.00–1.10) of that",
     ]

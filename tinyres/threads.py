@@ -150,7 +150,7 @@ def blockwise(step: Callable[..., None], *arrays: Array) -> None:
     The arrays have one shape. Where they are on a GPU, or differ in their memory layout, that is a single call.
     """
     first = arrays[0]
-    if device_of(first) == "cuda" or any(array.strides != first.strides for array in arrays):
+    if device_of(first) == "cuda" or any(steps(array) != steps(first) for array in arrays):
         return step(*arrays)
     vectors = [flat(array) for array in arrays]
     if not np.may_share_memory(first, vectors[0]):  # a view with gaps: its vector is a copy
@@ -158,6 +158,11 @@ def blockwise(step: Callable[..., None], *arrays: Array) -> None:
 
     parts = blocks(first.size, len(arrays) * first.itemsize, first)
     for_each(lambda block: step(*(vector[block] for vector in vectors)), parts, first)
+
+
+def steps(array: Array) -> list[int]:
+    """The strides of the axes along which there is a step to take: of the weight of a 1×1 convolution, two."""
+    return [stride for stride, size in zip(array.strides, array.shape, strict=True) if size > 1]
 
 
 def add(a: Array, b: Array) -> Array:

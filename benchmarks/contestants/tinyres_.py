@@ -63,14 +63,14 @@ def training(depth: int, batch: int, side: int) -> Callable[[], None]:
     return step
 
 
-def watching(depth: int, batch: int, side: int, every: int) -> Callable[[], None]:
+def watching(depth: int, batch: int, side: int, every: int, exact: bool) -> Callable[[], None]:
     """`every` steps of training, of which one is recorded."""
     model = models.get(f"resnet{depth}").to(DEVICE)
     optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
     x, y = tensor(images(batch, side)), tensor(labels(batch))
 
     def step() -> None:
-        with flow.watch(model, optimizer, every):
+        with flow.watch(model, optimizer, every, exact=exact):
             for _ in range(every):
                 loss = F.cross_entropy(model(x), y)
                 optimizer.zero_grad()

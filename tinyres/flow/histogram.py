@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from tinyres.backend import Array, device_of, flat, xp
+from tinyres.flow.sample import sample
 
 BINS, LOWEST = 64, -48  # how many, and the exponent of the first
 
-RUN = 16  # values that lie side by side in memory, and cost no more to read than one
-SAMPLE = 509  # runs of a large array that are read: prime, so that they fall on all channels alike
+RUNS, LENGTH = 509, 16  # of a large array so many runs of neighbours are counted
 
 # dtype: the integers to read it as, the bits after its exponent, how many exponents there are, which of them stands
 # for 2^0 (IEEE 754).
@@ -27,7 +27,7 @@ def histogram(array: Array) -> Array:
     array: any shape, dtype and memory order. Of more than 8,144 values so many are counted, evenly spaced: 509
     runs of 16 neighbours in memory.
     """
-    module, x = xp(array), sample(flat(array))
+    module, x = xp(array), sample(flat(array), RUNS, LENGTH)
     if x.dtype.name not in FORMATS:
         x = x.astype("float32" if x.dtype == "float16" else "float64")
     integers, bits, exponents, zero = FORMATS[x.dtype.name]
@@ -42,14 +42,6 @@ def histogram(array: Array) -> Array:
     bins[:1] += counts[:first].sum() - module.count_nonzero(x == 0)  # exponent 0: zero itself, and what is next to it
     bins[-1:] += counts[first + BINS : -1].sum()  # the last exponent: NaN and infinity
     return bins
-
-
-def sample(x: Array) -> Array:
-    """All values of a short vector, some of a long one."""
-    if x.size <= SAMPLE * RUN:
-        return x
-    runs = x[: x.size // RUN * RUN].reshape(-1, RUN)
-    return runs.take(xp(x).arange(SAMPLE) * len(runs) // SAMPLE, axis=0).reshape(-1)
 
 
 def to_text(counts: np.ndarray) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.backend import Array, xp
+from tinyres.backend import Array, flat, xp
 from tinyres.flow.histogram import BINS, histogram
-from tinyres.flow.statistics import cosine, finish, sums
+from tinyres.flow.sample import sample
+from tinyres.flow.statistics import cosine, finish, sums, vectors
 
 WIDTH = 8 + 1 + BINS  # what `sums` finds, a cosine, the histogram
 
@@ -32,22 +33,30 @@ def read(measured: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarr
     return finish(measured[:, :8]), measured[:, 8], np.nan_to_num(measured[:, 9:]).astype(np.uint32)
 
 
-class Measurements:
-    """Measures each array once. A signal passes several places unchanged: what a norm gives is what is added, and an
-    addition hands the same gradient to both sides. It holds no array, and knows each for as long as it lives."""
+RUNS, LENGTH = 4096, 32  # of a large array so many runs of neighbours are looked at: 131,072 values
 
-    def __init__(self) -> None:
+
+class Measurements:
+    """Measures each array once: all of it where `exact`, else a sample. A signal passes several places unchanged: what
+    a norm gives is what is added, and an addition hands the same gradient to both sides. It holds no array, and knows
+    each for as long as it lives."""
+
+    def __init__(self, exact: bool) -> None:
+        self.exact = exact
         self._known: dict[int, tuple[weakref.ref[Any], Array]] = {}
 
     def of(self, array: Array) -> Array:
         """`measure(array)`, perhaps from an earlier time: only for arrays that nobody writes to."""
         reference, measured = self._known.get(id(array), (None, None))
         if reference is None or reference() is not array:
-            measured = measure(array)
+            measured = measure(self._seen(flat(array)))
             self._known[id(array)] = weakref.ref(array), measured
         return measured
 
     def of_pair(self, first: Array, second: Array) -> tuple[Array, Array]:
         """Both, with the cosine between them."""
-        value = cosine(first, second)
+        value = cosine(*map(self._seen, vectors(first, second)))
         return with_cosine(self.of(first), value), with_cosine(self.of(second), value)
+
+    def _seen(self, vector: Array) -> Array:
+        return vector if self.exact else sample(vector, RUNS, LENGTH)

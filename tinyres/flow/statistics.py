@@ -4,8 +4,8 @@ Sums are made in float64. On a CPU, a float32 array of more than one block is su
 that does not show, and from block to block in float64: half the time for seven digits.
 
 The walk is done where the array lives and ends in eight numbers there, a few bytes; the six numbers are worked out
-from those later, on the host, for many arrays at once. So watching a GPU does not wait for it. On a CPU, threads share
-the walk; the blocks are the same however many there are, and so are the numbers.
+from those later, on the host, for many arrays at once. So watching a GPU does not wait for it. On a CPU one thread
+walks: the steps are so short that a second thread would spend its time waiting for the interpreter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyres.backend import Array, device_of, flat, to_host, xp
-from tinyres.threads import BLOCK_BYTES, for_each
+from tinyres.threads import BLOCK_BYTES
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
 
@@ -49,10 +49,10 @@ def sums(array: Array) -> Array:
         x = x.astype("float64")
     shift = module.zeros(1, dtype=x.dtype)
     blocks = cut(x)
-    parts: list[Any] = for_each(lambda block: quick_sums(x[block]), blocks, x) if may_be_quick(x) else [None]
+    parts: list[Any] = [quick_sums(x[block]) for block in blocks] if may_be_quick(x) else [None]
     if None in parts:
         shift = module.where(module.isfinite(x[:1]), x[:1], shift)
-        parts = for_each(lambda block: exact_sums(x[block], shift), blocks, x)
+        parts = [exact_sums(x[block], shift) for block in blocks]
     if device_of(x) != "cpu":
         parts = [module.stack([module.asarray(number, dtype="float64") for number in part]) for part in parts]
         parts = module.stack(parts)
@@ -92,8 +92,7 @@ def cosine(first: Array, second: Array) -> Array:
     """a·b / (|a| |b|) of two arrays of one shape, as float64 (1,) on their device. NaN where one is all zero, or
     has a value that is not finite."""
     module = xp(first)
-    order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])  # as in memory, and the same for both
-    a, b = (array.transpose(order).reshape(-1) for array in (first, second))
+    a, b = vectors(first, second)
     quick = may_be_quick(a)
 
     def products(block: slice) -> tuple[Any, ...]:
@@ -105,9 +104,15 @@ def cosine(first: Array, second: Array) -> Array:
         x, y = x.astype("float64"), y.astype("float64")
         return x @ y, x @ x, y @ y
 
-    parts = for_each(products, cut(a), a)
+    parts = [products(block) for block in cut(a)]
     columns = [sum(column, module.zeros(1)) for column in zip(*parts, strict=True)]
     return columns[0] / module.sqrt(columns[1] * columns[2]) if parts else module.full(1, math.nan)
+
+
+def vectors(first: Array, second: Array) -> tuple[Array, Array]:
+    """Two arrays of one shape as vectors, in the order in which the first lies in memory."""
+    order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])
+    return first.transpose(order).reshape(-1), second.transpose(order).reshape(-1)
 
 
 def may_be_quick(vector: Array) -> bool:

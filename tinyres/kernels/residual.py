@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyres.backend import Array
+from tinyres import threads
+from tinyres.backend import Array, is_array
 from tinyres.kernels.elementwise import Result, operands, unbroadcast
 
 
@@ -20,4 +21,5 @@ def add(input: Array, other: Array) -> Result:
     def pullback(dy: Array) -> Any:  # dy: like input + other
         return lambda: unbroadcast(dy, a), lambda: unbroadcast(dy, b)
 
-    return input + other, pullback
+    alike = is_array(input) and is_array(other) and a == b and input.dtype == other.dtype
+    return (threads.add(input, other) if alike else input + other), pullback

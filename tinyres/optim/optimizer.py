@@ -121,7 +121,7 @@ class SGD(Optimizer):
                 v[...] = g
             elif v is not None:
                 v *= momentum
-                v += (1 - group["dampening"]) * g
+                v += (1 - group["dampening"]) * g if group["dampening"] else g
             if v is not None:
                 g = g + momentum * v if group["nesterov"] else v
             p -= lr * g
