@@ -139,13 +139,13 @@ class Law(NamedTuple):
 
 
 def laws(quick: bool) -> list[Law]:
-    batches = (4, 8, 16, 32, 64) if quick else (64, 128, 256, 512, 1024)
-    depths, batch = (20, 32, 44, 56, 110), 4 if quick else 128
+    batches = (4, 8, 16, 32, 64) if quick else (128, 256, 512, 1024, 2048)
+    depths, batch = ((20, 32, 44, 56, 110), 4) if quick else ((56, 110, 164, 218, 272), 128)
     sides, few = ((32, 48, 64, 80, 96), 2) if quick else ((64, 80, 112, 160, 224), 8)
     return [
         Law("images in a batch (ResNet-20)", [(20, count, 32) for count in batches], batches),
         Law(
-            f"layers (ResNet-20 to 110, batch {batch})",
+            f"layers (ResNet-{depths[0]} to {depths[-1]}, batch {batch})",
             [(depth, batch, 32) for depth in depths],
             depths,
         ),

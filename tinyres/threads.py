@@ -16,7 +16,7 @@ import contextvars
 import ctypes
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -170,6 +170,13 @@ def add(a: Array, b: Array) -> Array:
     total = xp(a).empty_like(a)
     blockwise(lambda total, a, b: xp(a).add(a, b, out=total), total, a, b)
     return total
+
+
+def total(parts: Sequence[Array]) -> Array:
+    """The sum of arrays of one shape, made in the first of them."""
+    for part in parts[1:]:
+        blockwise(lambda total, part: xp(total).add(total, part, out=total), parts[0], part)
+    return parts[0]
 
 
 def _forget_pool() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 import tinyres
 from benchmarks.contestants.inputs import DEVICE, LEARNING_RATE, images, labels, random
-from tinyres import Tensor, flow, models, optim
+from tinyres import Tensor, flow, models, nn, optim
 from tinyres import functional as F
 from tinyres.backend import to_device
 
@@ -40,6 +40,11 @@ def tensor(array: np.ndarray, requires_grad: bool = False) -> Tensor:
     return Tensor(to_device(channels_last(array), DEVICE), requires_grad)
 
 
+def resnet(depth: int) -> nn.Module:
+    """ResNet-18 and 50 for ImageNet, and 6n + 2 layers for CIFAR."""
+    return models.get(f"resnet{depth}") if depth in (18, 50) else models.CifarResNet(depth)
+
+
 def synchronize() -> None:
     cupy.cuda.Device().synchronize()
 
@@ -50,7 +55,7 @@ def gpu_memory() -> int:
 
 
 def training(depth: int, batch: int, side: int) -> Callable[[], None]:
-    model = models.get(f"resnet{depth}").to(DEVICE)
+    model = resnet(depth).to(DEVICE)
     optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
     x, y = tensor(images(batch, side)), tensor(labels(batch))
 
@@ -65,7 +70,7 @@ def training(depth: int, batch: int, side: int) -> Callable[[], None]:
 
 def watching(depth: int, batch: int, side: int, every: int, exact: bool) -> Callable[[], None]:
     """`every` steps of training, of which one is recorded."""
-    model = models.get(f"resnet{depth}").to(DEVICE)
+    model = resnet(depth).to(DEVICE)
     optimizer = optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
     x, y = tensor(images(batch, side)), tensor(labels(batch))
 
@@ -81,7 +86,7 @@ def watching(depth: int, batch: int, side: int, every: int, exact: bool) -> Call
 
 
 def inference(depth: int, batch: int, side: int, fused: bool) -> Callable[[], None]:
-    model: Any = models.get(f"resnet{depth}").to(DEVICE).eval()
+    model: Any = resnet(depth).to(DEVICE).eval()
     if fused:
         model = model.fuse()
     x = tensor(images(batch, side))

@@ -20,7 +20,7 @@ from tinyres.backend import Array, workspace, xp
 from tinyres.kernels import fewpixels, rowwise, winograd
 from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
-from tinyres.threads import blocks, for_each, for_shares
+from tinyres.threads import blocks, for_each, for_shares, total
 
 
 def conv2d(
@@ -168,7 +168,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
 
     row_bytes = ow * math.prod(shape[1:]) * x.itemsize
     shares = for_shares(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window)), x)
-    return functools.reduce(operator.iadd, shares).reshape(shape)
+    return total(shares).reshape(shape)
 
 
 def columns(x: Array, rows: slice, window: Window) -> Array:

@@ -11,12 +11,9 @@ once than `SMALL`: so the pixels are multiplied some at a time, in one call.
 
 from __future__ import annotations
 
-import functools
-import operator
-
 from tinyres.backend import Array, device_of, workspace, xp
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
-from tinyres.threads import for_each, for_shares
+from tinyres.threads import for_each, for_shares, total
 
 SMALL = 10**6  # multiplications for which OpenBLAS has kernels that read the operands as they lie
 
@@ -64,7 +61,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
         return dw
 
     shares = for_shares(work, strips(n, oh, ow * kw * c * x.itemsize, x), x)
-    return functools.reduce(operator.iadd, shares).reshape(kh, o, kw, c).swapaxes(0, 1)
+    return total(shares).reshape(kh, o, kw, c).swapaxes(0, 1)
 
 
 def kernel_rows(x: Array, rows: slice, window: Window) -> list[Array]:

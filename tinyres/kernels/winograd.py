@@ -16,15 +16,13 @@ columns are put into halves of their own first, where they are neighbours.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterator
 
 import numpy as np
 
 from tinyres.backend import Array, device_of, workspace
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
-from tinyres.threads import blocks, for_each, for_shares
+from tinyres.threads import blocks, for_each, for_shares, total
 
 BLOCK = 4 << 20  # bytes of mixed pixels and products in a block
 
@@ -81,7 +79,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
             sums += as_matrices(products).swapaxes(1, 2) @ as_matrices(pixels)
         return sums
 
-    sums = functools.reduce(operator.iadd, for_shares(work, strips_of_tiles(dy, c), x))
+    sums = total(for_shares(work, strips_of_tiles(dy, c), x))
     return (MIX.T.astype(x.dtype) @ sums.swapaxes(0, 1)).reshape(o, 3, 3, c)
 
 
