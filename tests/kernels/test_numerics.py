@@ -9,6 +9,7 @@ import tinyres
 from kernel_cases import CASES
 from numeric import copied, gradients_of
 from tinyres import kernels
+from tinyres.backend import to_device, to_host
 from tinyres.kernels import gradients
 
 
@@ -44,12 +45,13 @@ def test_outputs_and_gradients_keep_the_dtype_and_nearly_the_values(row, dtype):
 
 
 @pytest.mark.parametrize("shape", [(16, 3, 9, 7), (8, 64, 16, 16), (200, 5)])
-def test_batch_norm_where_the_mean_is_10_000_times_the_spread(shape):
+def test_batch_norm_where_the_mean_is_10_000_times_the_spread(device, shape):
     """E[x²] − E[x]² would lose all digits of the variance here."""
     axes = (0, *range(2, len(shape)))
     x = (rng().standard_normal(shape) + 1e4).astype(np.float32)
-    mean, var = np.zeros(shape[1], np.float32), np.ones(shape[1], np.float32)
-    y, pullback = kernels.batch_norm(x, mean, var, training=True, momentum=1.0)
+    mean, var = (to_device(start(shape[1], np.float32), device) for start in (np.zeros, np.ones))
+    y, pullback = kernels.batch_norm(to_device(x, device), mean, var, training=True, momentum=1.0)
+    y, mean, var = map(to_host, (y, mean, var))
     exact = x.astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean(axes), rtol=1e-6)
     np.testing.assert_allclose(var, exact.var(axes, ddof=1), rtol=1e-3)  # x itself is known to 1e-3 of its spread
@@ -59,15 +61,17 @@ def test_batch_norm_where_the_mean_is_10_000_times_the_spread(shape):
     g = rng().standard_normal(shape)
     normed = centred / std
     expected = (g - g.mean(axes, keepdims=True) - normed * (g * normed).mean(axes, keepdims=True)) / std
-    np.testing.assert_allclose(gradients(pullback, g.astype(np.float32))[0], expected, atol=5e-3)
+    dx = gradients(pullback, to_device(g.astype(np.float32), device))[0]
+    np.testing.assert_allclose(to_host(dx), expected, atol=5e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, 1e4])
-def test_batch_norm_of_a_constant_channel(value):
+def test_batch_norm_of_a_constant_channel(device, value):
     x = np.full((4, 2, 3, 3), value, np.float32)
     x[:, 1] = rng().standard_normal((4, 3, 3))
-    y, pullback = kernels.batch_norm(x, None, None, training=True)
-    dx = gradients(pullback, rng().standard_normal(x.shape).astype(np.float32))[0]
+    y, pullback = kernels.batch_norm(to_device(x, device), None, None, training=True)
+    g = to_device(rng().standard_normal(x.shape).astype(np.float32), device)
+    y, dx = map(to_host, (y, gradients(pullback, g)[0]))
     assert np.isfinite(dx).all()
     rounding = value * np.finfo(np.float32).eps / np.sqrt(1e-5)  # of x, made larger by 1/√ε
     np.testing.assert_allclose(y[:, 0], 0, atol=2 * rounding + 1e-6)

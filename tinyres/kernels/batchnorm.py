@@ -165,7 +165,8 @@ def fused(
 class Lanes:
     """A batch (N, C, H, W) or (N, C) seen as a matrix of rows of k·C numbers, k pixels side by side."""
 
-    def __init__(self, images: Array, least: int = 512) -> None:
+    def __init__(self, images: Array) -> None:
+        least = 512 if device_of(images) == "cpu" else 1
         last = channels_last(images) if images.ndim == 4 else xp(images).ascontiguousarray(images)  # (…, C)
         self.shape, self.channels, self.count = last.shape, last.shape[-1], last.size // last.shape[-1]
         k = 1
@@ -190,11 +191,16 @@ class Lanes:
         """`step(rows)` for each block, shared out among threads. The results, if any, are summed in float64, in the
         order of the blocks whatever the number of threads."""
         results = for_each(step, self.blocks(), self.rows)
-        return None if results[0] is None else xp(self.rows).stack(results).sum(axis=0, dtype="float64")
+        if results[0] is None:
+            return None
+        if len(results) == 1:
+            return results[0].astype("float64")
+        return xp(self.rows).stack(results).sum(axis=0, dtype="float64")
 
     def tile(self, vector: Array, dtype: Any = None) -> Array:
         """A per-channel vector (C,), once for each of the k pixels of a row: (k·C,)."""
-        return xp(self.rows).tile(vector, self.k).astype(dtype or self.rows.dtype)
+        row = vector if self.k == 1 else xp(self.rows).tile(vector, self.k)
+        return row.astype(dtype or self.rows.dtype)
 
     def centred(self, rows: slice, centre: Array | None) -> Array:
         """A block of x − centre, to be summed: in a workspace or, where centre is None, itself. centre: (k·C,)."""
@@ -210,7 +216,7 @@ class Lanes:
 
     def fold(self, sums: Array) -> Array:
         """Sums over rows (…, k·C) → sums over all pixels (…, C)."""
-        return sums.reshape(*sums.shape[:-1], self.k, self.channels).sum(axis=-2)
+        return sums if self.k == 1 else sums.reshape(*sums.shape[:-1], self.k, self.channels).sum(axis=-2)
 
     def images(self) -> Array:
         """Back to the shape of the batch, channels-last in memory."""
@@ -227,8 +233,13 @@ def moments(x: Lanes) -> tuple[Array, Array]:
     """Mean and (biased) variance of each channel, (C,) in float64.
 
     E[x²] − E[x]² is one walk over x, and loses its digits where the mean is large beside the spread. There, x is walked
-    again, the mean just found taken away first (the two-pass algorithm; Chan, Golub & LeVeque 1983).
+    again, the mean just found taken away first (the two-pass algorithm; Chan, Golub & LeVeque 1983). On a GPU, where to
+    look would be to wait, it is walked once, the first pixel taken away: that is as near the mean as most are.
     """
+    if device_of(x.rows) == "cuda":
+        first = x.rows[0].astype("float64")
+        drift, square = averages(x, first)
+        return first + drift, xp(x.rows).maximum(square - drift * drift, 0)
     mean, square = averages(x, None)
     var = square - mean * mean
     if far(mean, var):
