@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
+import pickle
 import sys
 import weakref
 
@@ -686,6 +687,15 @@ def test_retain_grad_keeps_them():
     assert values(x.grad) == [8, 160]
     with pytest.raises(RuntimeError, match="retain_grad"):
         Tensor(1.0).retain_grad()
+
+
+def test_copies_and_pickles_lie_in_memory_as_the_tensor_does():
+    """A matrix product of another layout may round otherwise."""
+    images = np.random.default_rng(0).standard_normal((2, 5, 4, 3)).transpose(0, 3, 1, 2)
+    for array in (images, images.transpose(3, 2, 1, 0), np.ones((2, 3)), np.array(1.5)):
+        x = Tensor(array, requires_grad=True)
+        for twin in (copy.deepcopy(x), pickle.loads(pickle.dumps(x)), pickle.loads(pickle.dumps(x, 5))):
+            assert twin.data.strides == array.strides and np.array_equal(twin.data, array) and twin.requires_grad
 
 
 def test_no_gradient_shares_memory_with_anything():

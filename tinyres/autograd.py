@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
-from tinyres.backend import DEVICES, Array, device_of, is_array, to_device, to_host, xp
+from tinyres.backend import DEVICES, Array, device_of, is_array, memory_order, to_device, to_host, untranspose, xp
 from tinyres.threads import add
 
 P = ParamSpec("P")
@@ -169,8 +169,10 @@ class Tensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __reduce__(self) -> Any:
-        """Copied and pickled tensors are leaves of their own: the value, the gradient, no history."""
-        return _rebuild, (type(self), self.data, self.requires_grad, self.grad)
+        """Copied and pickled tensors are leaves: the value, as it lies in memory, the gradient, no history."""
+        axes = memory_order(self.data)
+        in_memory_order = self.data if axes == sorted(axes) else self.data.transpose(axes)  # pickle writes in C order
+        return _rebuild, (type(self), in_memory_order, axes, self.requires_grad, self.grad)
 
     def __repr__(self) -> str:
         body = np.array2string(to_host(self.data), separator=", ", prefix="tensor(", threshold=200, precision=4)
@@ -458,9 +460,9 @@ def detect_anomaly() -> Iterator[None]:
         _anomaly = before
 
 
-def _rebuild(kind: type[Tensor], data: Array, requires_grad: bool, grad: Tensor | None) -> Tensor:
+def _rebuild(kind: type[Tensor], data: Array, axes: list[int], requires_grad: bool, grad: Tensor | None) -> Tensor:
     tensor = kind.__new__(kind)
-    Tensor.__init__(tensor, data, requires_grad)
+    Tensor.__init__(tensor, data if axes == sorted(axes) else untranspose(data, axes), requires_grad)
     tensor.grad = grad
     return tensor
 

@@ -40,6 +40,16 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     return np.asarray(array if device_of(array) == "cpu" else array.get())
 
 
+def memory_order(array: Array) -> list[int]:
+    """The axes of `array` as they lie in memory, from the outermost to the innermost: of images, (0, 2, 3, 1)."""
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+
+def untranspose(array: Array, axes: list[int]) -> Array:
+    """What `axes` made `array` of: the inverse of ``.transpose(axes)``."""
+    return array.transpose(sorted(range(array.ndim), key=axes.__getitem__))
+
+
 def to_device(array: Array, device: str) -> Array:
     """`array` on `device` ("cpu" or "cuda"); itself if it is there already."""
     if device not in DEVICES:
@@ -47,10 +57,10 @@ def to_device(array: Array, device: str) -> Array:
     if device_of(array) == device:
         return array
     # Images are channels-last in memory, and a copy between devices is in C order: let it see the axes in memory order.
-    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    axes = memory_order(array)
     ordered = array.transpose(axes)
     moved = to_host(ordered) if device == "cpu" else cupy().asarray(ordered)
-    return moved.transpose(sorted(range(array.ndim), key=axes.__getitem__))
+    return untranspose(moved, axes)
 
 
 def cupy() -> Any:
@@ -72,7 +82,7 @@ def cupy() -> Any:
 
 def flat(array: Array) -> Array:
     """`array` as a vector in its memory order, so that a transposed view is not copied."""
-    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    axes = memory_order(array)
     return array.transpose(axes).reshape(-1)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.backend import Array, device_of, flat, to_host, xp
+from tinyres.backend import Array, device_of, flat, memory_order, to_host, xp
 from tinyres.threads import BLOCK_BYTES
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zero_fraction", "nonfinite_fraction")
@@ -111,7 +111,7 @@ def cosine(first: Array, second: Array) -> Array:
 
 def vectors(first: Array, second: Array) -> tuple[Array, Array]:
     """Two arrays of one shape as vectors, in the order in which the first lies in memory."""
-    order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])
+    order = memory_order(first)
     return first.transpose(order).reshape(-1), second.transpose(order).reshape(-1)
 
 

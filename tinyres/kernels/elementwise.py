@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tinyres.backend import Array, is_array, xp
+from tinyres.backend import Array, is_array, memory_order, untranspose, xp
 
 Result = tuple[Array, Callable[[Array], Any]]
 Dims = int | tuple[int, ...] | None
@@ -301,9 +301,9 @@ def pad(input: Array, pad: tuple[int, ...], value: float = 0.0) -> Result:
     widths = [(0, 0)] * (input.ndim - len(pad) // 2) + [pad[i : i + 2] for i in range(len(pad) - 2, -1, -2)]
     inner = tuple(slice(left, left + size) for (left, _), size in zip(widths, input.shape, strict=True))
     # Images stay channels-last in memory: allocate in the axis order of the input's strides.
-    order = sorted(range(input.ndim), key=lambda axis: -input.strides[axis])
+    order = memory_order(input)
     shape = [left + size + right for (left, right), size in zip(widths, input.shape, strict=True)]
     y = xp(input).full([shape[axis] for axis in order], value, dtype=input.dtype)
-    y = y.transpose(sorted(range(input.ndim), key=order.__getitem__))
+    y = untranspose(y, order)
     y[inner] = input
     return y, lambda dy: dy[inner]
