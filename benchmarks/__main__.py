@@ -50,17 +50,17 @@ def main(
     for group in groups:
         if group not in GROUPS:
             raise typer.BadParameter(f"group is {group!r}, expected one of {', '.join(GROUPS)}")
+        if device == "cuda" and group == "startup":
+            raise typer.BadParameter("--device is cuda, expected cpu for the group startup, which runs on no GPU")
     pythons = {}
     for entry in python or ():
         name, _, path = entry.partition("=")
         if name not in PEERS or not path:
             raise typer.BadParameter(f"--python is {entry!r}, expected NAME=PATH, NAME of {', '.join(PEERS)}")
         pythons[name + "_"] = path
-    available = (
-        {"tinyres_", "torch_"}
-        if device == "cuda"
-        else {name + "_" for name in PEERS if find_spec(name)} | {"tinyres_", "numpy_", *pythons}
-    )
+    available = {name + "_" for name in PEERS if find_spec(name)} | {"tinyres_", "numpy_", *pythons}
+    if device == "cuda":
+        available &= {"tinyres_", "torch_"}
     threads = threads or ([1] if device == "cuda" else [CORES] if quick else sorted({1, CORES}))
     programme = contests(groups, available, threads, quick, device)
     rounds = rounds or (3 if quick else 7)

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from benchmarks.contest import Contest, Entry
+from benchmarks.contestants.inputs import IMAGENET
 from tinyres import models
 
 GEMM = 2048  # side of the square product that the floor is measured with
@@ -33,7 +34,7 @@ def against_pytorch(task: dict[str, Any], multiply_adds: int, available: Availab
         Entry("PyTorch NCHW", "torch_", task | {"channels_last": False}),
         Entry("PyTorch channels-last", "torch_", task | {"channels_last": True}),
     ]
-    if task["kind"] == "training" and task["depth"] not in (18, 50):  # for these two, CIFAR's networks are written
+    if task["kind"] == "training" and task["depth"] not in IMAGENET:  # for these two, CIFAR's networks are written
         entries += [Entry("Chainer", "chainer_", task), Entry("DeZero", "dezero_", task)]
     if multiply_adds:
         entries.append(Entry("GEMM floor", "numpy_", {"kind": "product", "size": GEMM}, multiply_adds / GEMM**3))

@@ -26,7 +26,7 @@ A round takes one step of each contestant in turn; ms is the median of the round
 times, its median and in brackets its smallest and largest; below 1, the contestant is faster than PyTorch. PyTorch is
 eager and runs in NCHW and channels-last memory; the faster of the two counts in each round, the thriftier in memory.
 Floor: a square float32 matrix product, timed in the same rounds, scaled to the step's multiply-adds. MiB: the
-process's peak, and in brackets what lies beyond its imports."""
+process's peak, and in brackets what lies beyond its imports; on a GPU, what its pool took from the GPU."""
 
 
 def machine() -> list[str]:
@@ -137,7 +137,7 @@ def save(folder: Path, results: Sequence[Result], state: Sequence[str]) -> list[
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write a chart for each group that has one; returns the paths."""
-    import matplotlib.pyplot as plt
+    from tinyres.flow.style import save_figure
 
     paths = []
     for group in dict.fromkeys(result.contest.group for result in results):
@@ -149,9 +149,7 @@ def draw(folder: Path, results: Sequence[Result]) -> list[Path]:
         else:
             continue
         paths.append(folder / f"{group}.png")
-        with atomic_write(paths[-1], "wb") as file:
-            figure.savefig(file, format="png", dpi=150)
-        plt.close(figure)
+        save_figure(figure, paths[-1])
     return paths
 
 

@@ -249,6 +249,7 @@ def test_the_command_runs_a_group(tmp_path, monkeypatch):
         (["speed"], "group is 'speed'"),
         (["--python", "chainer"], "expected NAME=PATH"),
         (["--python", "x=y"], "NAME of"),
+        (["startup", "--device", "cuda"], "expected cpu for the group startup"),
     ],
 )
 def test_a_wrong_argument_gets_a_sentence(arguments, sentence):

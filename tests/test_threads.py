@@ -139,3 +139,29 @@ def test_errstate_holds_in_all_threads(restored):
         threads.for_each(lambda block: np.ones(1) / np.zeros(1), blocks, np.zeros(1))
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
         threads.for_each(lambda block: np.ones(1) / np.zeros(1), blocks, np.zeros(1))
+
+
+def test_strides_along_which_there_is_no_step_keep_no_array_whole(restored):
+    """Of a 1×1 convolution's weight and its gradient only those of two axes mean anything."""
+    threads.set_num_threads(2)
+    weight = np.ones((512, 1, 1, 2048), np.float32).transpose(0, 3, 1, 2)
+    gradient = np.arange(512 * 2048, dtype=np.float32).reshape(512, 2048, 1, 1)
+    assert weight.strides != gradient.strides
+    sizes = []
+
+    def step(w, g):
+        sizes.append(w.size)
+        w -= g
+
+    threads.blockwise(step, weight, gradient)
+    assert len(sizes) > 1 and sum(sizes) == weight.size
+    np.testing.assert_array_equal(weight, 1 - gradient)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_total_is_made_in_the_first_part(restored, count):
+    threads.set_num_threads(2)
+    parts = [np.random.default_rng(seed).standard_normal((300, 700)) for seed in range(count)]
+    expected = np.add.reduce(parts)
+    assert threads.total(parts) is parts[0]
+    np.testing.assert_allclose(parts[0], expected, rtol=1e-13, atol=1e-13)

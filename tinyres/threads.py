@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -165,18 +166,16 @@ def steps(array: Array) -> list[int]:
     return [stride for stride, size in zip(array.strides, array.shape, strict=True) if size > 1]
 
 
-def add(a: Array, b: Array) -> Array:
-    """a + b, of one shape, in a new array."""
-    total = xp(a).empty_like(a)
-    blockwise(lambda total, a, b: xp(a).add(a, b, out=total), total, a, b)
-    return total
+def add(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a + b, of one shape, in `out` or a new array."""
+    out = xp(a).empty_like(a) if out is None else out
+    blockwise(lambda out, a, b: xp(a).add(a, b, out=out), out, a, b)
+    return out
 
 
-def total(parts: Sequence[Array]) -> Array:
+def total(parts: Iterable[Array]) -> Array:
     """The sum of arrays of one shape, made in the first of them."""
-    for part in parts[1:]:
-        blockwise(lambda total, part: xp(total).add(total, part, out=total), parts[0], part)
-    return parts[0]
+    return functools.reduce(lambda sum, part: add(sum, part, out=sum), parts)
 
 
 def _forget_pool() -> None:

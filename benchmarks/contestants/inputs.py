@@ -8,6 +8,7 @@ import numpy as np
 
 DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")  # or "cuda"
 RNG = np.random.default_rng(0)
+IMAGENET = 18, 50  # ResNets of these depths are ImageNet's, all others CIFAR's
 LEARNING_RATE = 1e-3  # small, so that the numbers stay what they are at the start: no NaN, no denormals
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import tinyres
-from benchmarks.contestants.inputs import DEVICE, LEARNING_RATE, images, labels, random
+from benchmarks.contestants.inputs import DEVICE, IMAGENET, LEARNING_RATE, images, labels, random
 from tinyres import Tensor, flow, models, nn, optim
 from tinyres import functional as F
 from tinyres.backend import to_device
@@ -42,7 +42,7 @@ def tensor(array: np.ndarray, requires_grad: bool = False) -> Tensor:
 
 def resnet(depth: int) -> nn.Module:
     """ResNet-18 and 50 for ImageNet, and 6n + 2 layers for CIFAR."""
-    return models.get(f"resnet{depth}") if depth in (18, 50) else models.CifarResNet(depth)
+    return models.get(f"resnet{depth}") if depth in IMAGENET else models.CifarResNet(depth)
 
 
 def synchronize() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from benchmarks.contestants.inputs import DEVICE, LEARNING_RATE, images, labels, random
+from benchmarks.contestants.inputs import DEVICE, IMAGENET, LEARNING_RATE, images, labels, random
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -67,7 +67,7 @@ class Residual(nn.Module):
 
 def resnet(depth: int) -> nn.Sequential:
     """ResNet-18 and 50 for ImageNet, and 6n + 2 layers for CIFAR."""
-    cifar, bottleneck = depth not in (18, 50), depth == 50
+    cifar, bottleneck = depth not in IMAGENET, depth == 50
     layers: list[nn.Module] = [ConvNorm(3, 16, 3) if cifar else ConvNorm(3, 64, 7, 2), nn.ReLU(inplace=True)]
     if not cifar:
         layers.append(nn.MaxPool2d(3, 2, 1))

@@ -88,9 +88,7 @@ def landscape(
         for (row, column), _ in np.ndenumerate(values):
             a, b = float(across[column]), float(along[row])
             for name, parameter, centre in before:
-                parameter.data = centre.copy(
-                    "K"
-                )  # in memory as it was, for a product of another layout rounds otherwise
+                parameter.data = centre.copy("K")  # as it lies in memory: products of another layout round otherwise
                 parameter.data += a * first[name] + (b * second[name] if b else 0)
             with model.unchanged(), np.errstate(over="ignore", invalid="ignore"):
                 values[row, column] = measure(model)

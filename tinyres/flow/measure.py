@@ -46,7 +46,7 @@ class Measurements:
         self._known: dict[int, tuple[weakref.ref[Any], Array]] = {}
 
     def of(self, array: Array) -> Array:
-        """`measure(array)`, perhaps from an earlier time: only for arrays that nobody writes to."""
+        """`measure(array)`, perhaps from an earlier time: only for arrays that nobody writes to between."""
         reference, measured = self._known.get(id(array), (None, None))
         if reference is None or reference() is not array:
             measured = measure(self._seen(flat(array)))
