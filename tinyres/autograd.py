@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 
 from tinyres.backend import DEVICES, Array, device_of, is_array, memory_order, to_device, to_host, untranspose, xp
-from tinyres.threads import add
+from tinyres.threads import add, copy
 
 P = ParamSpec("P")
 Pullback = Callable[[Array], Any]
@@ -346,9 +346,9 @@ def _accumulate(tensor: Tensor | None, gradient: Array) -> None:
     if tensor is None:  # nobody holds the leaf any more
         return
     if tensor.grad is None:
-        tensor.grad = Tensor(gradient.copy("K"))  # a copy: pullbacks may share what they return
+        tensor.grad = Tensor(copy(gradient))  # a copy: pullbacks may share what they return
     else:
-        tensor.grad = Tensor(tensor.grad.data + gradient)
+        tensor.grad = Tensor(add(tensor.grad.data, gradient))
 
 
 def differentiable(kernel: Callable[P, tuple[Array, Pullback]]) -> Callable[P, Tensor]:

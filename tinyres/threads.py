@@ -82,14 +82,14 @@ def keep_freed_memory() -> None:
     mallopt(mmap_max, 0)  # and have large arrays on the heap, too
 
 
-def block_size(count: int, bytes_each: int, array: Array, budget: int = 0) -> int:
+def block_size(count: int, bytes_each: int, array: Array, budget: int = 0, turns: int = 2) -> int:
     """How many of `count` items make a block: as many as `BLOCK_BYTES`, or `budget` if that is more, can hold, and on
-    the CPU few enough for each thread to get two that are `WORTH_SHARING`."""
+    the CPU few enough for each thread to get `turns` that are `WORTH_SHARING`."""
     bytes_each = max(1, bytes_each)
     fitting = max(BLOCK_BYTES[device_of(array)], budget) // bytes_each
     if device_of(array) == "cuda":
         return max(1, fitting)
-    share = -(-count // (2 * get_num_threads()))
+    share = -(-count // (turns * get_num_threads()))
     return max(1, min(fitting, max(share, WORTH_SHARING // bytes_each)))
 
 
@@ -170,6 +170,13 @@ def add(a: Array, b: Array, out: Array | None = None) -> Array:
     """a + b, of one shape, in `out` or a new array."""
     out = xp(a).empty_like(a) if out is None else out
     blockwise(lambda out, a, b: xp(a).add(a, b, out=out), out, a, b)
+    return out
+
+
+def copy(array: Array) -> Array:
+    """An array of the same memory order, with the same numbers."""
+    out = xp(array).empty_like(array)
+    blockwise(lambda out, array: xp(out).copyto(out, array), out, array)
     return out
 
 

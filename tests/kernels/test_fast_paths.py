@@ -35,7 +35,6 @@ def check(path, x, kernels, dy, window, block_bytes, wanted):
         plain(patch)
         expected = conv.correlate(x, kernels, window), conv.weight_gradient(dy, x, window)
         patch.setitem(threads.BLOCK_BYTES, "cpu", block_bytes)
-        patch.setattr(winograd, "BLOCK", block_bytes)
         found = path.correlate(x, wanted(kernels), window), path.weight_gradient(dy, x, window)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype
@@ -121,22 +120,24 @@ def test_fewpixels(seed, n, h, w, c, o, kernel, stride, padding, dilation, layou
 
 
 @pytest.mark.parametrize(
-    "c, side, path",
+    "c, side, size, path",
     [
-        (3, 9, "rowwise"),
-        (64, 9, "rowwise"),
-        (96, 12, None),
-        (128, 12, "winograd"),
-        (128, 4, "fewpixels"),
-        (600, 7, "fewpixels"),
+        (3, 9, 3, "rowwise"),
+        (24, 9, 3, "rowwise"),
+        (64, 9, 5, "rowwise"),
+        (96, 12, 5, None),
+        (32, 9, 3, "winograd"),
+        (128, 12, 3, "winograd"),
+        (128, 4, 3, "fewpixels"),
+        (600, 7, 3, "fewpixels"),
     ],
 )
-def test_each_size_takes_its_path(monkeypatch, c, side, path):
+def test_each_size_takes_its_path(monkeypatch, c, side, size, path):
     taken = []
     for module in (fewpixels, rowwise, winograd):
         own = module.correlate
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "correlate", lambda *args, own=own, name=name: taken.append(name) or own(*args))
-    x, kernels = np.ones((4, side, side, c), np.float32), np.ones((3, 3, c, c), np.float32)
-    conv.correlate(x, kernels, Window((3, 3), (1, 1), (1, 1)))
+    x, kernels = np.ones((4, side, side, c), np.float32), np.ones((size, size, c, c), np.float32)
+    conv.correlate(x, kernels, Window((size, size), (1, 1), (size // 2, size // 2)))
     assert taken == ([path] if path else [])

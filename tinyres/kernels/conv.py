@@ -132,10 +132,10 @@ def col2im(columns: Array, shape: tuple[int, ...], window: Window) -> Array:
 
 def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
     """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O), each block of it finished."""
+    if winograd.suits(x, kernels.shape[-1], window):
+        return winograd.correlate(x, kernels, window, finish)
     if rowwise.suits(x, window, most=64):
         return rowwise.correlate(x, kernels, window, finish)
-    if winograd.suits(x, kernels.shape[-1], window, least=128):
-        return winograd.correlate(x, kernels, window, finish)
     if fewpixels.suits(x, kernels.shape[-1], window):
         return fewpixels.correlate(x, kernels, window, finish)
     (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
@@ -153,10 +153,10 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
 
 def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
     """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, KH, KW, C) = Σ over windows of dyᵀ · columns."""
+    if winograd.suits(x, dy.shape[-1], window):
+        return winograd.weight_gradient(dy, x, window)
     if rowwise.suits(x, window, most=32):
         return rowwise.weight_gradient(dy, x, window)
-    if winograd.suits(x, dy.shape[-1], window, least=64):
-        return winograd.weight_gradient(dy, x, window)
     if fewpixels.suits(x, dy.shape[-1], window):
         return fewpixels.weight_gradient(dy, x, window)
     n, oh, ow, o = dy.shape
@@ -167,7 +167,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
         return functools.reduce(operator.iadd, parts)
 
     row_bytes = ow * math.prod(shape[1:]) * x.itemsize
-    shares = for_shares(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window)), x)
+    shares = for_shares(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window), turns=1), x)
     return total(shares).reshape(shape)
 
 

@@ -60,7 +60,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
                 dw[i] += xp(x).matmul(g, shifted.reshape(len(g), -1, kw * c), out=products).sum(axis=0)
         return dw
 
-    shares = for_shares(work, strips(n, oh, ow * kw * c * x.itemsize, x), x)
+    shares = for_shares(work, strips(n, oh, ow * kw * c * x.itemsize, x, turns=1), x)
     return total(shares).reshape(kh, o, kw, c).swapaxes(0, 1)
 
 

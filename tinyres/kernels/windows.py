@@ -99,17 +99,10 @@ class Window(NamedTuple):
     def strip(self, x: Array, rows: slice) -> Array:
         """The pixels that the windows of these output rows see, with the zero border: what `pad` gives, cut to
         (N, rows seen, W + 2·PW, C). A view if there is no border, else a workspace."""
-        (ph, pw), (n, _, w, c) = self.padding, x.shape
+        (ph, pw), w = self.padding, x.shape[2]
         top = rows.start * self.stride[0] - ph
         bottom = (rows.stop - 1) * self.stride[0] - ph + self.extent[0]
-        inside = x[:, max(top, 0) : max(bottom, 0)]
-        if not (ph or pw):
-            return inside
-        padded = workspace("strip", (n, bottom - top, w + 2 * pw, c), x)
-        padded[...] = 0
-        above = max(-top, 0)
-        padded[:, above : above + inside.shape[1], pw : pw + w] = inside
-        return padded
+        return rectangle(x, top, -pw, bottom - top, w + 2 * pw)
 
     def unpad(self, padded: Array) -> Array:
         """(N, H + 2·PH, W + 2·PW, C) → (N, H, W, C): the inside, a view."""
@@ -135,9 +128,24 @@ class Window(NamedTuple):
         return xp(padded).lib.stride_tricks.as_strided(padded, shape, strides)
 
 
-def strips(images: int, rows: int, row_bytes: int, array: Array, budget: int = 0) -> Iterator[Strip]:
+def rectangle(x: Array, top: int, left: int, height: int, width: int) -> Array:
+    """Part of images (N, H, W, C), zero where it reaches over their border: (N, height, width, C).
+    A view if it lies within the images, else a workspace."""
+    n, *_, c = x.shape
+    rows, columns = slice(max(top, 0), max(top + height, 0)), slice(max(left, 0), max(left + width, 0))
+    inside = x[:, rows, columns]
+    if inside.shape == (n, height, width, c):
+        return inside
+    padded = workspace("rectangle", (n, height, width, c), x)
+    padded[...] = 0
+    above, before = max(-top, 0), max(-left, 0)
+    padded[:, above : above + inside.shape[1], before : before + inside.shape[2]] = inside
+    return padded
+
+
+def strips(images: int, rows: int, row_bytes: int, array: Array, budget: int = 0, turns: int = 2) -> Iterator[Strip]:
     """Cut the output of a sliding window into blocks, (images, rows): several whole images, or some rows of one."""
-    size = block_size(images * rows, row_bytes, array, budget)  # in rows
+    size = block_size(images * rows, row_bytes, array, budget, turns)  # in rows
     together, pieces = max(1, size // rows), max(1, -(-rows // size))
     for first in range(0, images, together):
         for piece in range(pieces):

@@ -1,17 +1,14 @@
-"""Convolution with fewer multiplications: Winograd's F(2×2, 3×3) (Lavin & Gray 2016, §4.1).
+"""Convolution with fewer multiplications: Winograd's F(4×4, 3×3) (Lavin & Gray 2016, §4.3).
 
-A 3×3 kernel needs 9 multiplications for an output pixel. Four pixels at once, a tile of 2×2, need not 36 but 16: the
-4×4 pixels d that the tile sees are mixed into 16 others by additions, these are multiplied by 16 mixtures of the
-kernel g, and additions make the tile of the products,
+A 3×3 kernel needs 9 multiplications for an output pixel. Sixteen pixels at once, a tile of 4×4, need not 144 but 36:
+the 6×6 pixels d that the tile sees are mixed into 36 others, these are multiplied by 36 mixtures of the kernel g, and
+the products are mixed into the tile,
 
     Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A.
 
-Over all tiles, channels and kernels each of the 16 is a matrix product, (tiles, C) @ (C, O): im2col with 4 numbers a
-pixel instead of 9. The additions are passes over memory, so this pays where there are many channels to a pixel. All of
-it is linear, so the gradient by g is the same walk backwards: every matrix transposed.
-
-The mixing goes along one axis, then along the other. Along the width, columns that are two apart meet; so even and odd
-columns are put into halves of their own first, where they are neighbours.
+Over all tiles, channels and kernels each of the 36 is a matrix product, (tiles, C) @ (C, O): im2col with 2¼ numbers a
+pixel instead of 9. Mixing is a matrix product, too: with a tile written as a vector, row by row, Bᵀ d B is (B ⊗ B)ᵀ d.
+All of it is linear, so the gradient by g is the same walk backwards: every matrix transposed.
 """
 
 from __future__ import annotations
@@ -21,44 +18,49 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinyres.backend import Array, device_of, workspace
-from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
+from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, rectangle, strips
 from tinyres.threads import blocks, for_each, for_shares, total
 
-BLOCK = 4 << 20  # bytes of mixed pixels and products in a block
+TILE, SEEN = 4, 6  # pixels along a side of a tile, and those that it sees
+MANY = 32  # channels
 
-G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-MIX = np.kron(G, G)  # (16, 9): G g Gᵀ, with g and the result written as vectors, row by row
+# Two polynomials are multiplied by way of their values at these points and at infinity, where it is the highest
+# coefficient. Any points would do; with each its negative and its reciprocal are there, which keeps rounding small.
+POINTS = [0, 2 / 3, -2 / 3, 3 / 2, -3 / 2]
 
 
-def suits(x: Array, out_channels: int, window: Window, least: int) -> bool:
-    """Whether this is the faster way: on the CPU, for 3×3 kernels at stride 1, with at least so many channels on either
-    side, and enough pixels to share the cost of kernels that are 16 numbers instead of 9."""
+def values(coefficients: int) -> Array:
+    """The matrix that makes a polynomial's coefficients, lowest first, its values: (SEEN, coefficients)."""
+    return np.vstack([np.vander(POINTS, coefficients, increasing=True), np.eye(coefficients)[-1]])
+
+
+# (6, 4), (6, 3) and (6, 6); for both axes, (36, 16), (36, 9) and (36, 36).
+A, G, B = (np.kron(matrix, matrix) for matrix in (values(TILE), values(3), np.linalg.inv(values(SEEN))))
+
+
+def suits(x: Array, out_channels: int, window: Window) -> bool:
+    """Whether this is the faster way: on the CPU, for 3×3 kernels at stride 1, with at least `MANY` channels on either
+    side, and enough pixels to share the cost of kernels that are 36 numbers instead of 9."""
     n, h, w, c = x.shape
     plain = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1)
-    many = min(c, out_channels) >= least and n * h * w >= 4 * max(c, out_channels)
+    many = min(c, out_channels) >= MANY and n * h * w >= 3 * max(c, out_channels)
     return plain and many and device_of(x) == "cpu" and x.dtype != "float16"
 
 
 def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
     """x: (N, H, W, C), kernels: (3, 3, C, O). Returns (N, OH, OW, O), each block of it finished."""
-    (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
-    mixed = mix_kernels(kernels)  # (16, C, O)
+    (oh, ow), (*_, c, o) = window.output_size("conv2d", *x.shape[1:3]), kernels.shape
+    mixed = mix_kernels(kernels)  # (36, C, O)
     y = np.empty((len(x), oh, ow, o), dtype=x.dtype)
 
     def multiply(place: Strip) -> None:
-        images, rows = place
-        pixels = mix_pixels(x[images], rows, ow, window)  # (4, 4, N, T, U, C)
-        products = workspace("products", (*pixels.shape[:-1], o), x)
-        np.matmul(as_matrices(pixels), mixed, out=as_matrices(products))
-        half = workspace("half", (2, *products.shape[1:]), x)  # (2, 4, N, T, U, O)
-        gather(products.swapaxes(0, 1), half)
-        whole = even(y[place])
-        gather(half.swapaxes(0, 1), as_tiles(whole))
-        if whole.shape != y[place].shape:
-            y[place] = whole[:, : y[place].shape[1], : y.shape[2]]
+        pixels = mix(B.T, seen_by(place, x, ow, window), "pixels")  # (36, N·T·U·C)
+        products = workspace("products", (36, pixels[0].size // c, o), x)  # (36, N·T·U, O)
+        np.matmul(pixels.reshape(36, -1, c), mixed, out=products)
+        lay_down(mix(A.T, products.reshape(36, -1), "tiles"), y[place])  # (16, N·T·U·O)
         finish(y[place], place)
 
-    for_each(multiply, strips_of_tiles(y, x.shape[-1]), x)
+    for_each(multiply, strips_of_tiles(y, c), x)
     return y
 
 
@@ -66,108 +68,81 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
     """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, 3, 3, C)."""
     ow, o, c = dy.shape[2], dy.shape[3], x.shape[3]
 
-    def work(share: list[Strip]) -> Array:
-        sums = np.zeros((16, o, c), dtype=x.dtype)
-        for images, rows in share:
-            pixels = mix_pixels(x[images], rows, ow, window)  # (4, 4, N, T, U, C)
-            n, t, u = pixels.shape[2:5]
-            tiles = as_tiles(even(dy[images, rows]))  # (2, 2, N, T, U, O)
-            half = workspace("half", (4, 2, n, t, u, o), x)
-            products = workspace("products", (4, 4, n, t, u, o), x)
-            scatter(tiles, half)
-            scatter(half.swapaxes(0, 1), products.swapaxes(0, 1))
-            sums += as_matrices(products).swapaxes(1, 2) @ as_matrices(pixels)
-        return sums
+    def products(place: Strip) -> Array:
+        pixels = mix(B.T, seen_by(place, x, ow, window), "pixels").reshape(36, -1, c)
+        tiles = mix(A, pick_up(dy[place]), "products").reshape(36, -1, o)
+        return np.matmul(tiles.swapaxes(1, 2), pixels, out=workspace("sums", (36, o, c), x))
 
-    sums = total(for_shares(work, strips_of_tiles(dy, c), x))
-    return (MIX.T.astype(x.dtype) @ sums.swapaxes(0, 1)).reshape(o, 3, 3, c)
+    def work(share: list[Strip]) -> Array:
+        sums = products(share[0]).copy()
+        for place in share[1:]:
+            sums += products(place)
+        return G.T.astype(x.dtype) @ sums.swapaxes(0, 1)  # (O, 9, C)
+
+    return total(for_shares(work, strips_of_tiles(dy, c, turns=1), x)).reshape(o, 3, 3, c)
+
+
+def mix(matrix: Array, tiles: Array, name: str) -> Array:
+    """(K, L) @ (L, …), in a workspace."""
+    return np.matmul(matrix.astype(tiles.dtype), tiles, out=workspace(name, (len(matrix), tiles.shape[1]), tiles))
 
 
 def mix_kernels(kernels: Array) -> Array:
-    """G g Gᵀ: (3, 3, C, O) → (16, C, O). A view whose memory has the channels in the order of the kernels'."""
+    """G g Gᵀ: (3, 3, C, O) → (36, C, O). A view whose memory has the channels in the order of the kernels'."""
     first, last = (2, 3) if kernels.strides[3] < kernels.strides[2] else (3, 2)
     flat = kernels.transpose(first, 0, 1, last).reshape(kernels.shape[first], 9, -1)
-    mixed = np.empty((len(flat), 16, flat.shape[2]), dtype=kernels.dtype)
-    mix = MIX.astype(kernels.dtype)
+    mixed = np.empty((len(flat), 36, flat.shape[2]), dtype=kernels.dtype)
+    matrix = G.astype(kernels.dtype)
 
     def multiply(block: slice) -> None:
-        np.matmul(mix, flat[block], out=mixed[block])
+        np.matmul(matrix, flat[block], out=mixed[block])
 
     for_each(multiply, blocks(len(flat), mixed[0].nbytes, mixed), mixed)
     return mixed.transpose(1, 0, 2) if first == 2 else mixed.transpose(1, 2, 0)
 
 
-def mix_pixels(x: Array, rows: slice, ow: int, window: Window) -> Array:
-    """Bᵀ d B of the tiles in some rows of the output: (4, 4, N, T, U, C), in a workspace."""
-    (n, _, _, c), (ph, pw) = x.shape, window.padding
-    t, u = -(-(rows.stop - rows.start) // 2), -(-ow // 2)
-    # The padded pixels, even columns and odd ones apart.
-    top = rows.start - ph
-    inside = x[:, max(top, 0) : max(top + 2 * t + 2, 0)]
-    above = slice(max(-top, 0), max(-top, 0) + inside.shape[1])
-    padded = workspace("strip", (n, 2 * t + 2, 2, u + 1, c), x)
-    padded[...] = 0
-    for odd in (0, 1):
-        first = (odd - pw) % 2  # of the columns that the border shifts to odd or even places
-        start = (pw + first) // 2
-        columns = inside[:, :, first::2][:, :, : u + 1 - start]
-        padded[:, above, odd, start : start + columns.shape[2]] = columns
-    half = workspace("rows", (4, n, t, 2, u + 1, c), x)
-    spread([padded[:, i : i + 2 * t - 1 : 2] for i in range(4)], half)
-    mixed = workspace("pixels", (4, 4, n, t, u, c), x)
-    spread([half[:, :, :, j % 2, j // 2 : j // 2 + u] for j in range(4)], mixed.swapaxes(0, 1))
-    return mixed
+def seen_by(place: Strip, x: Array, ow: int, window: Window) -> Array:
+    """The 6×6 pixels that each tile of a block of the output sees, (36, N·T·U·C)."""
+    (images, rows), (ph, pw) = place, window.padding
+    return cut(x[images], rows.start - ph, -pw, rows.stop - rows.start, ow, SEEN)
 
 
-def spread(d: list[Array], out: Array) -> None:
-    """Bᵀ along one axis: four pixels into four."""
-    np.subtract(d[0], d[2], out=out[0])
-    np.add(d[1], d[2], out=out[1])
-    np.subtract(d[2], d[1], out=out[2])
-    np.subtract(d[1], d[3], out=out[3])
+def pick_up(y: Array) -> Array:
+    """The tiles that cover y, (N, H, W, O) → (16, N·T·U·O), zero where they hang over its edge."""
+    _, h, w, _ = y.shape
+    return cut(y, 0, 0, h, w, TILE)
 
 
-def gather(m: Array, out: Array) -> None:
-    """Aᵀ along one axis: four products into two pixels."""
-    partial = workspace("partial", m[0].shape, m)
-    np.add(m[0], m[1], out=partial)
-    np.add(partial, m[2], out=out[0])
-    np.subtract(m[1], m[2], out=partial)
-    np.subtract(partial, m[3], out=out[1])
+def cut(x: Array, top: int, left: int, height: int, width: int, side: int) -> Array:
+    """Squares of side², as many, `TILE` apart, as cover height × width pixels: (side², N·T·U·C), in a workspace."""
+    over = side - TILE
+    whole = rectangle(x, top, left, rounded(height) + over, rounded(width) + over)
+    squares = Window((side, side), (TILE, TILE), (0, 0)).view(whole).transpose(3, 4, 0, 1, 2, 5)
+    copy = workspace("cut", squares.shape, x)  # (side, side, N, T, U, C)
+    copy[...] = squares
+    return copy.reshape(side**2, -1)
 
 
-def scatter(y: Array, out: Array) -> None:
-    """A along one axis, the transpose of `gather`: the gradients of two pixels into those of four products."""
-    out[0] = y[0]
-    np.add(y[0], y[1], out=out[1])
-    np.subtract(y[0], y[1], out=out[2])
-    np.negative(y[1], out=out[3])
-
-
-def as_matrices(mixed: Array) -> Array:
-    """(4, 4, N, T, U, C) → (16, N·T·U, C)."""
-    return mixed.reshape(16, -1, mixed.shape[-1])
-
-
-def as_tiles(y: Array) -> Array:
-    """(N, 2T, 2U, O) → (2, 2, N, T, U, O): the four pixels of each tile, a view."""
+def lay_down(tiles: Array, y: Array) -> None:
+    """Put tiles, (16, N·T·U·O), where they belong in y, (N, H, W, O), and cut off what hangs over its edge."""
     n, h, w, o = y.shape
-    return y.reshape(n, h // 2, 2, w // 2, 2, o).transpose(2, 4, 0, 1, 3, 5)
+    t, u = rounded(h) // TILE, rounded(w) // TILE
+    fits = (h, w) == (t * TILE, u * TILE)
+    whole = y if fits else workspace("whole", (n, t * TILE, u * TILE, o), y)
+    whole.reshape(n, t, TILE, u, TILE, o)[...] = tiles.reshape(TILE, TILE, n, t, u, o).transpose(2, 3, 0, 4, 1, 5)
+    if not fits:
+        y[...] = whole[:, :h, :w]
 
 
-def even(y: Array) -> Array:
-    """y, (N, H, W, O), if its sides are even; else a copy in a workspace, with zeros in one more row or column."""
-    n, h, w, o = y.shape
-    if h % 2 == w % 2 == 0:
-        return y
-    whole = workspace("whole", (n, h + h % 2, w + w % 2, o), y)
-    whole[:, h:], whole[:, :, w:], whole[:, :h, :w] = 0, 0, y
-    return whole
+def rounded(side: int) -> int:
+    """`side`, up to whole tiles."""
+    return -(-side // TILE) * TILE
 
 
-def strips_of_tiles(y: Array, c: int) -> Iterator[Strip]:
+def strips_of_tiles(y: Array, c: int, turns: int = 2) -> Iterator[Strip]:
     """Blocks of an output (N, OH, OW, O) that cut no tile in two; c: channels of the input."""
     n, oh, ow, o = y.shape
-    budget = max(BLOCK, 16 * c * o * y.itemsize)  # no smaller than the mixed kernels, which each block walks over
-    for images, rows in strips(n, -(-oh // 2), -(-ow // 2) * 16 * (c + o) * y.itemsize, y, budget):
-        yield images, slice(2 * rows.start, min(2 * rows.stop, oh))
+    t, u = rounded(oh) // TILE, rounded(ow) // TILE
+    budget = 36 * c * o * y.itemsize  # no smaller than the mixed kernels, which each block walks over
+    for images, rows in strips(n, t, u * 36 * (c + o) * y.itemsize, y, budget, turns):
+        yield images, slice(TILE * rows.start, min(TILE * rows.stop, oh))
