@@ -22,6 +22,9 @@ from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
 from tinyres.threads import blocks, for_each, for_shares, total
 
+# A block may leave the cache to be so many times as large as the weights: BLAS copies them for each product.
+WORTH_COPYING = 3
+
 
 def conv2d(
     input: Array,
@@ -147,7 +150,8 @@ def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_i
         xp(x).matmul(columns(x[images], rows, window), matrix, out=y[place].reshape(-1, o))
         finish(y[place], place)
 
-    for_each(multiply, strips(len(x), oh, ow * len(matrix) * x.itemsize, x, budget(x, matrix.size, window)), x)
+    row_bytes = ow * (len(matrix) + o) * x.itemsize  # of columns and output
+    for_each(multiply, strips(len(x), oh, row_bytes, x, WORTH_COPYING * matrix.nbytes), x)
     return y
 
 
@@ -166,8 +170,9 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
         parts = (dy[block].reshape(-1, o).T @ columns(x[block[0]], block[1], window) for block in share)
         return functools.reduce(operator.iadd, parts)
 
-    row_bytes = ow * math.prod(shape[1:]) * x.itemsize
-    shares = for_shares(work, strips(n, oh, row_bytes, x, budget(x, math.prod(shape), window), turns=1), x)
+    row_bytes = ow * math.prod(shape[1:]) * x.itemsize  # of columns; a window of one pixel takes none
+    budget = x.nbytes if window.kernel == (1, 1) else WORTH_COPYING * math.prod(shape) * x.itemsize
+    shares = for_shares(work, strips(n, oh, row_bytes, x, budget, turns=1), x)
     return total(shares).reshape(shape)
 
 
@@ -179,12 +184,6 @@ def columns(x: Array, rows: slice, window: Window) -> Array:
     copy = workspace("columns", view.shape, x)
     copy[...] = view
     return copy.reshape(-1, math.prod(view.shape[3:]))
-
-
-def budget(x: Array, weights: int, window: Window) -> int:
-    """Bytes that the columns of a block may fill, though they leave the cache: BLAS copies the weights for each
-    product, which should be little beside it. A window of one pixel takes no columns, and is cut for threads alone."""
-    return int(x.nbytes if window.kernel == (1, 1) else 3 * weights * x.itemsize)
 
 
 def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
