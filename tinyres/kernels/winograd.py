@@ -116,7 +116,7 @@ def pick_up(y: Array) -> Array:
 def cut(x: Array, top: int, left: int, height: int, width: int, side: int) -> Array:
     """Squares of side², as many, `TILE` apart, as cover height × width pixels: (side², N·T·U·C), in a workspace."""
     over = side - TILE
-    whole = rectangle(x, top, left, rounded(height) + over, rounded(width) + over)
+    whole = rectangle(x, top, left, tiles_along(height) * TILE + over, tiles_along(width) * TILE + over)
     squares = Window((side, side), (TILE, TILE), (0, 0)).view(whole).transpose(3, 4, 0, 1, 2, 5)
     copy = workspace("cut", squares.shape, x)  # (side, side, N, T, U, C)
     copy[...] = squares
@@ -126,7 +126,7 @@ def cut(x: Array, top: int, left: int, height: int, width: int, side: int) -> Ar
 def lay_down(tiles: Array, y: Array) -> None:
     """Put tiles, (16, N·T·U·O), where they belong in y, (N, H, W, O), and cut off what hangs over its edge."""
     n, h, w, o = y.shape
-    t, u = rounded(h) // TILE, rounded(w) // TILE
+    t, u = tiles_along(h), tiles_along(w)
     fits = (h, w) == (t * TILE, u * TILE)
     whole = y if fits else workspace("whole", (n, t * TILE, u * TILE, o), y)
     whole.reshape(n, t, TILE, u, TILE, o)[...] = tiles.reshape(TILE, TILE, n, t, u, o).transpose(2, 3, 0, 4, 1, 5)
@@ -134,15 +134,15 @@ def lay_down(tiles: Array, y: Array) -> None:
         y[...] = whole[:, :h, :w]
 
 
-def rounded(side: int) -> int:
-    """`side`, up to whole tiles."""
-    return -(-side // TILE) * TILE
+def tiles_along(side: int) -> int:
+    """How many tiles cover so many pixels."""
+    return -(-side // TILE)
 
 
 def strips_of_tiles(y: Array, c: int, turns: int = 2) -> Iterator[Strip]:
     """Blocks of an output (N, OH, OW, O) that cut no tile in two; c: channels of the input."""
     n, oh, ow, o = y.shape
-    t, u = rounded(oh) // TILE, rounded(ow) // TILE
+    t, u = tiles_along(oh), tiles_along(ow)
     budget = 36 * c * o * y.itemsize  # no smaller than the mixed kernels, which each block walks over
     for images, rows in strips(n, t, u * 36 * (c + o) * y.itemsize, y, budget, turns):
         yield images, slice(TILE * rows.start, min(TILE * rows.stop, oh))
