@@ -630,8 +630,8 @@ def test_backward_frees_what_the_operations_held():
     assert inner() is None  # although y is still there
 
 
-@pytest.mark.parametrize("later", [False, True])
-def test_backward_holds_what_one_operation_needs(no_gc, later):
+@pytest.mark.parametrize("way", ["now", "later", "together"])
+def test_backward_holds_what_one_operation_needs(no_gc, way):
     """When a pullback runs, what those before it held is gone, and so are their gradients: also where they gave
     functions, and where hooks put other gradients in their place."""
     held, gradients, counts = [], [], []
@@ -647,7 +647,11 @@ def test_backward_holds_what_one_operation_needs(no_gc, later):
         def pullback(dy):
             gradients.append(weakref.ref(dy))
             counts.append((alive(held), alive(gradients)))
-            return (lambda: dy * 2 + 0 * kept) if later else dy * 2 + 0 * kept
+
+            def gradient():
+                return dy * 2 + 0 * kept
+
+            return gradient() if way == "now" else (gradient,) if way == "later" else lambda needed: (gradient(),)
 
         return y, pullback
 
@@ -898,6 +902,27 @@ def test_a_gradient_given_as_a_function_is_computed_only_if_needed():
     assert (calls, values(x.grad), y.grad) == (["x"], [3], None)
     product(x.data, y).backward()
     assert (calls, values(y.grad)) == (["x", "y"], [2])
+
+
+def test_gradients_that_share_work_are_told_which_are_needed():
+    told = []
+
+    @differentiable
+    def product(x, y, scale=1):
+        def pullback(dy):
+            def gradients(needed):
+                told.append(needed)
+                return (dy * y * scale if needed[0] else None), (dy * x * scale if needed[1] else None)
+
+            return gradients
+
+        return x * y * scale, pullback
+
+    x, y = leaf(2.0), leaf(3.0)
+    product(x, y).backward()
+    product(x.data, y, scale=2).backward()
+    assert (values(x.grad), values(y.grad)) == ([3], [2 + 4])
+    assert told == [[True, True, False], [False, True, False]]
 
 
 # Anomalies

@@ -36,9 +36,28 @@ def test_every_block_is_done_once_and_results_come_in_order(restored, count):
     assert threads.for_each(work, blocks, np.zeros(1)) == blocks
     assert len(workers) <= count
     assert threading.get_ident() in workers  # the caller works, too
-    shares = threads.for_shares(list, blocks, np.zeros(1))
-    assert [block for share in shares for block in share] == blocks
-    assert len(shares) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("sum_bytes", [8, 1 << 18, 1 << 30])
+def test_a_sum_over_blocks_is_the_same_each_time(restored, count, sum_bytes):
+    threads.set_num_threads(count)
+    numbers = np.random.default_rng(0).standard_normal((20, 1), dtype=np.float32)
+
+    def step(block):
+        time.sleep(0.001 * (block % 3))
+        return numbers[block].copy()
+
+    sums = {float(threads.for_sum(step, range(20), numbers, sum_bytes)[0]) for _ in range(5)}
+    assert len(sums) == 1 and abs(sums.pop() - numbers.sum(dtype=np.float64)) < 1e-5
+
+
+@pytest.mark.parametrize("count, pieces", [(7, 3), (3, 7), (1, 1), (8, 4)])
+def test_cut(count, pieces):
+    slices = threads.cut(count, pieces)
+    assert [index for piece in slices for index in range(count)[piece]] == list(range(count))
+    sizes = [piece.stop - piece.start for piece in slices]
+    assert len(sizes) == min(count, pieces) and max(sizes) - min(sizes) <= 1
 
 
 def test_one_that_is_late_keeps_nobody_waiting(restored):

@@ -306,6 +306,7 @@ def run_backward(root: Node, gradient: Array, retain_graph: bool) -> None:
                 "to run it again, pass retain_graph=True to the call before"
             )
         parts = node.pullback(gradient)
+        parts = parts([parent is not None for parent in node.inputs]) if callable(parts) else parts
         parts = parts if isinstance(parts, tuple) else (parts,)
         for position, (parent, part) in enumerate(zip(node.inputs, parts, strict=False)):
             if parent is None or part is None:
@@ -356,7 +357,8 @@ def differentiable(kernel: Callable[P, tuple[Array, Pullback]]) -> Callable[P, T
 
     The kernel's array arguments come first. Its pullback takes the gradient by the output and returns the
     gradient by the input, or a tuple of one for each array argument in order: an array, None where there is no
-    gradient, or a function of no arguments, called only if that gradient is needed.
+    gradient, or a function of no arguments, called only if that gradient is needed. Where gradients share work, it
+    returns one function that gives the tuple, called with a list that says of each argument whether it is needed.
 
     >>> @differentiable
     ... def cube(x):

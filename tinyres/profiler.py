@@ -215,12 +215,19 @@ class Profile:
         """Run a pullback. What it gives as functions is measured when those are called."""
         self._count_kept()
         parts = self._backward(row, 0, pullback, dy)
+        if callable(parts):
+            return functools.partial(self._gradients, row, products, parts)
         if not isinstance(parts, tuple):
             return parts
         return tuple(
             functools.partial(self._backward, row, products.get(position, 0), part) if callable(part) else part
             for position, part in enumerate(parts)
         )
+
+    def _gradients(self, row: Row, products: dict[int, int], gradients: Callable[..., Any], needed: list[bool]) -> Any:
+        """Run a function that gives all the gradients that are needed."""
+        wanted = sum(count for position, count in products.items() if needed[position])
+        return self._backward(row, wanted, gradients, needed)
 
     def _backward(self, row: Row, products: int, function: Callable[..., Any], *dy: Array) -> Any:
         if not self._open:  # the block was left before

@@ -16,6 +16,7 @@ import contextvars
 import ctypes
 import functools
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -126,17 +127,28 @@ def for_each(step: Callable[[B], T], blocks: Iterable[B], array: Array) -> list[
     return results  # type: ignore[return-value]
 
 
-def for_shares(work: Callable[[list[B]], T], blocks: Iterable[B], array: Array) -> list[T]:
-    """`work(share)` for each thread's share of the blocks, neighbouring ones together; the results in order. For sums,
-    which must be taken in the same order each time."""
+def for_sum(step: Callable[[B], Array], blocks: Iterable[B], array: Array, sum_bytes: int) -> Array:
+    """Σ step(block), of arrays of so many bytes, to the same bit each time: neighbouring blocks are added up by one
+    thread, and those sums in order. There are as many as stay in the cache, at least one for each thread."""
     blocks = list(blocks)
-    return for_each(work, [blocks[share] for share in shares(len(blocks), array)], array)
+    threads = threads_for(len(blocks), array)
+    count = threads * max(1, BLOCK_BYTES[device_of(array)] // max(1, threads * sum_bytes))
+
+    def work(share: slice) -> Array:
+        return functools.reduce(operator.iadd, map(step, blocks[share]))
+
+    return total(for_each(work, cut(len(blocks), count), array))
 
 
 def shares(count: int, array: Array) -> list[slice]:
     """Cut ``range(count)`` into one slice for each thread."""
-    threads = threads_for(count, array)
-    ends = [count * thread // threads for thread in range(threads + 1)]
+    return cut(count, threads_for(count, array))
+
+
+def cut(count: int, pieces: int) -> list[slice]:
+    """Cut ``range(count)`` into so many slices, none of them empty and all about as long."""
+    pieces = min(count, pieces)
+    ends = [count * piece // pieces for piece in range(pieces + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 

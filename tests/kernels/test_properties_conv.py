@@ -14,6 +14,7 @@ from kernel_strategies import col2im, columns, im2col, windows
 from numeric import dot
 from properties import close, normal_like, run
 from tinyres import kernels
+from tinyres.backend import to_device, to_host
 from tinyres.kernels.windows import Window
 from tinyres.testing.strategies import conv_cases
 
@@ -166,6 +167,17 @@ def test_a_dirac_kernel_is_the_identity(device, case):
     dirac[range(channels), np.arange(channels) % c, k // 2, k // 2] = 1
     y, g, dx, *_ = convolve(case, device, x, dirac, None)
     assert np.array_equal(y, x) and np.array_equal(dx, g)
+
+
+@given(case=conv_cases(), needed=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_a_gradient_is_the_same_whichever_others_are_needed(device, case, needed):
+    _, g, *expected = convolve(case, device, *case.args)
+    moved = case.to(device)
+    _, pullback = kernels.conv2d(*moved.args, **moved.options)
+    for part, full, wanted in zip(pullback(to_device(g, device))(needed), expected, needed, strict=True):
+        assert (part is not None) == wanted
+        if wanted:
+            close(to_host(part), full)
 
 
 @given(case=conv_cases())

@@ -115,10 +115,12 @@ def walk(root: Node, cotangent: Array, target: Node, additions: set[Node]) -> Po
 
 def pull(node: Node, gradient: Array, target: Node) -> Iterator[tuple[int, Node, Array]]:
     """The node's inputs on the way to `target` (leaves are not, but itself): position, and part of the gradient."""
+    inputs = [parent if parent is target or (parent and not parent.is_leaf) else None for parent in node.inputs]
     parts = node.pullback(gradient)  # type: ignore[misc]
+    parts = parts([parent is not None for parent in inputs]) if callable(parts) else parts
     parts = parts if isinstance(parts, tuple) else (parts,)
-    for position, (parent, part) in enumerate(zip(node.inputs, parts, strict=False)):
-        if parent is not None and part is not None and (parent is target or not parent.is_leaf):
+    for position, (parent, part) in enumerate(zip(inputs, parts, strict=False)):
+        if parent is not None and part is not None:
             yield position, parent, part() if callable(part) else part
 
 

@@ -2,7 +2,8 @@
 
 A kernel computes its output and returns with it a *pullback*: the function that takes the gradient of the loss by
 the output and gives the gradient by each array input, in order. One that is expensive may be given as a function of
-no arguments, to be called only if it is needed; `gradients` calls them all.
+no arguments, to be called only if it is needed. Where they share work, the pullback gives one function instead, to be
+called with what is needed, a bool for each input, and giving all of them. `gradients` calls for all.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from tinyres.kernels.residual import add
 def gradients(pullback: Callable[[Array], Any], dy: Array) -> tuple[Array | None, ...]:
     """All the gradients of a pullback, those given as functions computed."""
     parts = pullback(dy)
+    parts = parts() if callable(parts) else parts
     parts = parts if isinstance(parts, tuple) else (parts,)
     return tuple(part() if callable(part) else part for part in parts)
 

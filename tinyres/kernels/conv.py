@@ -11,16 +11,15 @@ is that matrix times the kernels. Two things make this fast without making it an
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
+from collections.abc import Sequence
 from typing import Any
 
 from tinyres.backend import Array, workspace, xp
 from tinyres.kernels import fewpixels, rowwise, winograd
-from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
+from tinyres.kernels.elementwise import Needed, Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
-from tinyres.threads import blocks, for_each, for_shares, total
+from tinyres.threads import blocks, for_each, for_sum
 
 # A block may leave the cache to be so many times as large as the weights: BLAS copies them for each product.
 WORTH_COPYING = 3
@@ -73,8 +72,12 @@ def conv2d_add_relu(
 
     def pullback(dy: Array) -> Any:  # dy: (N, O, OH, OW)
         g = dy * (y > 0)
-        dx, dw, db = conv_pullback(g)
-        return dx, None if residual is None else g, dw, db
+
+        def gradients(needed: Needed = (True,) * 4) -> Any:
+            dx, dw, db = conv_pullback(g)((needed[0], *needed[2:]))
+            return dx, None if residual is None else g, dw, db
+
+        return gradients
 
     return y, pullback
 
@@ -101,15 +104,22 @@ def convolve(
         block += bias
         finish(block, place)
 
-    y = correlate(x, kernels, window, finish if bias is None else add_bias_and_finish)  # (N, OH, OW, O)
+    y, _ = sweep(x, kernels, window, finish if bias is None else add_bias_and_finish)  # (N, OH, OW, O)
 
     def pullback(dy: Array) -> Any:  # dy: (N, O, OH, OW)
         g = channels_last(dy)  # (N, OH, OW, O)
-        return (
-            lambda: channels_first(input_gradient(g, kernels, x.shape, window)),  # (N, C, H, W)
-            lambda: channels_first(weight_gradient(g, x, window)),  # (O, C, KH, KW)
-            lambda: g.sum(axis=(0, 1, 2), dtype=sum_dtype(g)).astype(g.dtype, copy=False),  # (O,)
-        )
+
+        def gradients(needed: Needed = (True,) * 3) -> Any:
+            dx, dk = gradients_of(g, x, kernels, window, *needed[:2])  # (N, H, W, C), (KH, KW, C, O)
+            return (
+                channels_first(dx) if needed[0] else None,  # (N, C, H, W)
+                channels_first(xp(g).ascontiguousarray(dk.transpose(3, 0, 1, 2)))
+                if needed[1]
+                else None,  # (O, C, KH, KW)
+                g.sum(axis=(0, 1, 2), dtype=sum_dtype(g)).astype(g.dtype, copy=False) if needed[2] else None,  # (O,)
+            )
+
+        return gradients
 
     return channels_first(y), pullback
 
@@ -133,47 +143,37 @@ def col2im(columns: Array, shape: tuple[int, ...], window: Window) -> Array:
     return window.unpad(x)
 
 
-def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
-    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O), each block of it finished."""
-    if winograd.suits(x, kernels.shape[-1], window):
-        return winograd.correlate(x, kernels, window, finish)
-    if rowwise.suits(x, window, most=64):
-        return rowwise.correlate(x, kernels, window, finish)
-    if fewpixels.suits(x, kernels.shape[-1], window):
-        return fewpixels.correlate(x, kernels, window, finish)
-    (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
+def sweep(
+    x: Array, kernels: Array, window: Window, finish: Finish = as_it_is, dy: Array | None = None, output: bool = True
+) -> tuple[Any, Any]:
+    """One walk over the windows of x, (N, H, W, C). Times the kernels, (KH, KW, C, O), they are the output,
+    (N, OH, OW, O), each block of it finished. Times dy, which is like the output, they are the gradient by the kernels.
+    Returns both, or None for what is not asked for.
+    """
+    for way in (rowwise, winograd, fewpixels):
+        if way.suits(x, kernels.shape[3], window):
+            return way.sweep(x, kernels, window, finish, dy, output)  # type: ignore[no-any-return]
+    (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[3]
     matrix = kernels.reshape(-1, o)  # (KH·KW·C, O)
-    y = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype)
+    y: Any = xp(x).empty((len(x), oh, ow, o), dtype=x.dtype) if output else None
 
-    def multiply(place: Strip) -> None:
+    def step(place: Strip) -> Any:
         images, rows = place
-        xp(x).matmul(columns(x[images], rows, window), matrix, out=y[place].reshape(-1, o))
-        finish(y[place], place)
+        windows = columns(x[images], rows, window)  # (N·rows·OW, KH·KW·C)
+        if output:
+            xp(x).matmul(windows, matrix, out=y[place].reshape(-1, o))
+            finish(y[place], place)
+        if dy is not None:
+            g = dy[place].reshape(-1, o)
+            return windows.T @ g if output else (g.T @ windows).T  # (KH·KW·C, O)
+        return None
 
-    row_bytes = ow * (len(matrix) + o) * x.itemsize  # of columns and output
-    for_each(multiply, strips(len(x), oh, row_bytes, x, WORTH_COPYING * matrix.nbytes), x)
-    return y
-
-
-def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
-    """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, KH, KW, C) = Σ over windows of dyᵀ · columns."""
-    if winograd.suits(x, dy.shape[-1], window):
-        return winograd.weight_gradient(dy, x, window)
-    if rowwise.suits(x, window, most=32):
-        return rowwise.weight_gradient(dy, x, window)
-    if fewpixels.suits(x, dy.shape[-1], window):
-        return fewpixels.weight_gradient(dy, x, window)
-    n, oh, ow, o = dy.shape
-    shape = (o, *window.kernel, x.shape[-1])  # (O, KH, KW, C)
-
-    def work(share: list[Strip]) -> Array:
-        parts = (dy[block].reshape(-1, o).T @ columns(x[block[0]], block[1], window) for block in share)
-        return functools.reduce(operator.iadd, parts)
-
-    row_bytes = ow * math.prod(shape[1:]) * x.itemsize  # of columns; a window of one pixel takes none
-    budget = x.nbytes if window.kernel == (1, 1) else WORTH_COPYING * math.prod(shape) * x.itemsize
-    shares = for_shares(work, strips(n, oh, row_bytes, x, budget, turns=1), x)
-    return total(shares).reshape(shape)
+    row_bytes = ow * (len(matrix) + o) * x.itemsize  # of windows and output
+    places = strips(len(x), oh, row_bytes, x, WORTH_COPYING * matrix.nbytes)
+    if dy is None:
+        for_each(step, places, x)
+        return y, None
+    return y, for_sum(step, places, x, matrix.nbytes).reshape(kernels.shape)
 
 
 def columns(x: Array, rows: slice, window: Window) -> Array:
@@ -186,16 +186,35 @@ def columns(x: Array, rows: slice, window: Window) -> Array:
     return copy.reshape(-1, math.prod(view.shape[3:]))
 
 
-def input_gradient(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
-    """dy: (N, OH, OW, O), kernels: (KH, KW, C, O). Returns dx of `shape` (N, H, W, C).
+def gradients_of(
+    dy: Array, x: Array, kernels: Array, window: Window, x_needed: bool, kernels_needed: bool
+) -> tuple[Any, Any]:
+    """dy: (N, OH, OW, O). Returns, where they are needed, the gradients by x, (N, H, W, C), and by the kernels,
+    (KH, KW, C, O).
 
-    At stride 1 this is itself a convolution, of dy with the flipped kernels, and so a gather; at other strides the
-    gradient of each window is added back to its pixels.
+    At stride 1 the first is itself a convolution, of dy with the flipped kernels, and so a gather; and the windows of
+    dy, times x, are the second. At other strides the gradient of each window is added back to its pixels.
     """
+    dx = dk = None
     (eh, ew), (ph, pw) = window.extent, window.padding
-    if window.stride == (1, 1) and ph < eh and pw < ew:
-        flipped = kernels[::-1, ::-1].swapaxes(2, 3)  # (KH, KW, O, C)
-        return correlate(dy, flipped, window._replace(padding=(eh - 1 - ph, ew - 1 - pw)))
+    if x_needed and window.stride == (1, 1) and ph < eh and pw < ew:
+        back = window._replace(padding=(eh - 1 - ph, ew - 1 - pw))
+        dx, dk = sweep(dy, flip(kernels), back, dy=x if kernels_needed else None)
+        return dx, flip(dk) if kernels_needed else None
+    if x_needed:
+        dx = scatter(dy, kernels, x.shape, window)
+    if kernels_needed:
+        _, dk = sweep(x, kernels, window, dy=dy, output=False)
+    return dx, dk
+
+
+def flip(kernels: Array) -> Array:
+    """Turn kernels round in both axes, and exchange their channels: (KH, KW, C, O) → (KH, KW, O, C)."""
+    return kernels[::-1, ::-1].swapaxes(2, 3)
+
+
+def scatter(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -> Array:
+    """dx of `shape` (N, H, W, C): from dy (N, OH, OW, O), back through the kernels (KH, KW, C, O) to the pixels."""
     n, o = shape[0], kernels.shape[-1]
     matrix = kernels.reshape(-1, o).T  # (O, KH·KW·C)
     dx = xp(dy).empty(shape, dtype=dy.dtype)
@@ -234,14 +253,16 @@ def grouped(
     ]
 
     def pullback(dy: Array) -> Any:
-        parts = [pull(dy[:, g * o : (g + 1) * o]) for g, (_, pull) in enumerate(results)]
-        return (
-            lambda: join([dx() for dx, _, _ in parts]),
-            lambda: module.concatenate([dw() for _, dw, _ in parts]),
-            lambda: module.concatenate([db() for _, _, db in parts]),
-        )
+        pulled = [pull(dy[:, g * o : (g + 1) * o]) for g, (_, pull) in enumerate(results)]
 
-    def join(images: list[Array]) -> Array:  # along the channels, channels-last in memory
+        def gradients(needed: Needed = (True,) * 3) -> Any:
+            parts = zip(*(gradients(needed) for gradients in pulled), strict=True)
+            joins = join, module.concatenate, module.concatenate
+            return tuple(None if part[0] is None else join(part) for join, part in zip(joins, parts, strict=True))
+
+        return gradients
+
+    def join(images: Sequence[Array]) -> Array:  # along the channels, channels-last in memory
         return channels_first(module.concatenate([channels_last(x) for x in images], axis=-1))
 
     y = join([y for y, _ in results])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyres.backend import Array, is_array, memory_order, untranspose, xp
 
 Result = tuple[Array, Callable[[Array], Any]]
+Needed = Sequence[bool]  # of each input, whether its gradient is
 Dims = int | tuple[int, ...] | None
 
 

@@ -10,6 +10,7 @@ oftener than there are threads. For the weight gradient no sum over threads is l
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tinyres.backend import Array, device_of, workspace, xp
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
@@ -25,19 +26,21 @@ def suits(x: Array, out_channels: int, window: Window) -> bool:
     )
 
 
-def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
-    """x: (N, H, W, C), kernels: (KH, KW, C, O). Returns (N, OH, OW, O), each block of it finished."""
-    (oh, ow), o = window.output_size("conv2d", *x.shape[1:3]), kernels.shape[-1]
-    y = multiply(columns(x, window), kernels.reshape(-1, o)).reshape(len(x), oh, ow, o)
-    if finish is not as_it_is:
-        for_each(lambda place: finish(y[place], place), strips(len(x), oh, y[0, 0].nbytes, x), x)
-    return y
-
-
-def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
-    """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, KH, KW, C)."""
-    o = dy.shape[3]
-    return multiply(dy.reshape(-1, o).T, columns(x, window)).reshape(o, *window.kernel, x.shape[3])
+def sweep(
+    x: Array, kernels: Array, window: Window, finish: Finish = as_it_is, dy: Array | None = None, output: bool = True
+) -> tuple[Any, Any]:
+    """As `conv.sweep`. x: (N, H, W, C), kernels: (KH, KW, C, O), dy: (N, OH, OW, O)."""
+    (n, *_, c), o, (oh, ow) = x.shape, kernels.shape[3], window.output_size("conv2d", *x.shape[1:3])
+    windows, y, dk = columns(x, window), None, None  # (N·OH·OW, KH·KW·C)
+    if output:
+        y = multiply(windows, kernels.reshape(-1, o)).reshape(n, oh, ow, o)
+        if finish is not as_it_is:
+            for_each(lambda place: finish(y[place], place), strips(n, oh, y[0, 0].nbytes, x), x)
+    if dy is not None:
+        g = dy.reshape(-1, o)
+        dk = multiply(windows.T, g) if output else multiply(g.T, windows).T  # (KH·KW·C, O)
+        dk = dk.reshape(*window.kernel, c, o)
+    return y, dk
 
 
 def multiply(a: Array, b: Array) -> Array:

@@ -14,15 +14,16 @@ All of it is linear, so the gradient by g is the same walk backwards: every matr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from tinyres.backend import Array, device_of, workspace
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, rectangle, strips
-from tinyres.threads import blocks, for_each, for_shares, total
+from tinyres.threads import blocks, for_each, for_sum
 
 TILE, SEEN = 4, 6  # pixels along a side of a tile, and those that it sees
-MANY = 32  # channels
+MANY = 65  # channels; with fewer, mixing along one axis only is faster (`rowwise`)
 
 # Two polynomials are multiplied by way of their values at these points and at infinity, where it is the highest
 # coefficient. Any points would do; with each its negative and its reciprocal are there, which keeps rounding small.
@@ -34,12 +35,12 @@ def values(coefficients: int) -> Array:
     return np.vstack([np.vander(POINTS, coefficients, increasing=True), np.eye(coefficients)[-1]])
 
 
-# (6, 4), (6, 3) and (6, 6); for both axes, (36, 16), (36, 9) and (36, 36).
-A, G, B = (np.kron(matrix, matrix) for matrix in (values(TILE), values(3), np.linalg.inv(values(SEEN))))
+ONE_AXIS = values(TILE), values(3), np.linalg.inv(values(SEEN))  # A, G and B: (6, 4), (6, 3) and (6, 6)
+A, G, B = (np.kron(matrix, matrix) for matrix in ONE_AXIS)  # (36, 16), (36, 9) and (36, 36)
 
 
 def suits(x: Array, out_channels: int, window: Window) -> bool:
-    """Whether this is the faster way: on the CPU, for 3×3 kernels at stride 1, with at least `MANY` channels on either
+    """Whether this is the fastest way: on the CPU, for 3×3 kernels at stride 1, with at least `MANY` channels on either
     side, and enough pixels to share the cost of kernels that are 36 numbers instead of 9."""
     n, h, w, c = x.shape
     plain = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1)
@@ -47,39 +48,34 @@ def suits(x: Array, out_channels: int, window: Window) -> bool:
     return plain and many and device_of(x) == "cpu" and x.dtype != "float16"
 
 
-def correlate(x: Array, kernels: Array, window: Window, finish: Finish = as_it_is) -> Array:
-    """x: (N, H, W, C), kernels: (3, 3, C, O). Returns (N, OH, OW, O), each block of it finished."""
+def sweep(
+    x: Array, kernels: Array, window: Window, finish: Finish = as_it_is, dy: Array | None = None, output: bool = True
+) -> tuple[Any, Any]:
+    """As `conv.sweep`. x: (N, H, W, C), kernels: (3, 3, C, O), dy: (N, OH, OW, O)."""
     (oh, ow), (*_, c, o) = window.output_size("conv2d", *x.shape[1:3]), kernels.shape
-    mixed = mix_kernels(kernels)  # (36, C, O)
-    y = np.empty((len(x), oh, ow, o), dtype=x.dtype)
+    mixed: Any = mix_kernels(kernels) if output else None  # (36, C, O)
+    y: Any = np.empty((len(x), oh, ow, o), dtype=x.dtype) if output else None
 
-    def multiply(place: Strip) -> None:
-        pixels = mix(B.T, seen_by(place, x, ow, window), "pixels")  # (36, N·T·U·C)
-        products = workspace("products", (36, pixels[0].size // c, o), x)  # (36, N·T·U, O)
-        np.matmul(pixels.reshape(36, -1, c), mixed, out=products)
-        lay_down(mix(A.T, products.reshape(36, -1), "tiles"), y[place])  # (16, N·T·U·O)
-        finish(y[place], place)
+    def step(place: Strip) -> Any:
+        pixels = mix(B.T, seen_by(place, x, ow, window), "pixels").reshape(36, -1, c)  # (36, N·T·U, C)
+        if output:
+            products = workspace("products", (36, pixels.shape[1], o), x)
+            np.matmul(pixels, mixed, out=products)
+            lay_down(mix(A.T, products.reshape(36, -1), "tiles"), y[place])  # (16, N·T·U·O)
+            finish(y[place], place)
+        if dy is not None:
+            tiles = mix(A, pick_up(dy[place]), "products").reshape(36, -1, o)
+            return np.matmul(pixels.swapaxes(1, 2), tiles)  # (36, C, O)
+        return None
 
-    for_each(multiply, strips_of_tiles(y, c), x)
-    return y
-
-
-def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
-    """dy: (N, OH, OW, O), x: (N, H, W, C). Returns (O, 3, 3, C)."""
-    ow, o, c = dy.shape[2], dy.shape[3], x.shape[3]
-
-    def products(place: Strip) -> Array:
-        pixels = mix(B.T, seen_by(place, x, ow, window), "pixels").reshape(36, -1, c)
-        tiles = mix(A, pick_up(dy[place]), "products").reshape(36, -1, o)
-        return np.matmul(tiles.swapaxes(1, 2), pixels, out=workspace("sums", (36, o, c), x))
-
-    def work(share: list[Strip]) -> Array:
-        sums = products(share[0]).copy()
-        for place in share[1:]:
-            sums += products(place)
-        return G.T.astype(x.dtype) @ sums.swapaxes(0, 1)  # (O, 9, C)
-
-    return total(for_shares(work, strips_of_tiles(dy, c, turns=1), x)).reshape(o, 3, 3, c)
+    kernel_bytes = 36 * c * o * x.itemsize  # of the mixed ones, which each block walks over
+    tile_bytes = 36 * (c + o) * x.itemsize
+    places = bands(len(x), oh, tiles_along(ow) * tile_bytes, x, kernel_bytes, turns=2 if dy is None else 1)
+    if dy is None:
+        for_each(step, places, x)
+        return y, None
+    sums = for_sum(step, places, x, kernel_bytes)  # (36, C, O)
+    return y, (G.T.astype(x.dtype) @ sums.reshape(36, -1)).reshape(3, 3, c, o)
 
 
 def mix(matrix: Array, tiles: Array, name: str) -> Array:
@@ -139,10 +135,7 @@ def tiles_along(side: int) -> int:
     return -(-side // TILE)
 
 
-def strips_of_tiles(y: Array, c: int, turns: int = 2) -> Iterator[Strip]:
-    """Blocks of an output (N, OH, OW, O) that cut no tile in two; c: channels of the input."""
-    n, oh, ow, o = y.shape
-    t, u = tiles_along(oh), tiles_along(ow)
-    budget = 36 * c * o * y.itemsize  # no smaller than the mixed kernels, which each block walks over
-    for images, rows in strips(n, t, u * 36 * (c + o) * y.itemsize, y, budget, turns):
-        yield images, slice(TILE * rows.start, min(TILE * rows.stop, oh))
+def bands(images: int, rows: int, bytes_across: int, array: Array, budget: int, turns: int = 2) -> Iterator[Strip]:
+    """As `strips`, but no tile is cut in two; bytes_across: what a row of tiles takes."""
+    for together, tiles in strips(images, tiles_along(rows), bytes_across, array, budget, turns):
+        yield together, slice(TILE * tiles.start, min(TILE * tiles.stop, rows))
