@@ -18,15 +18,14 @@ import functools
 import itertools
 import operator
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinyres.backend import Array, device_of, flat, xp
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -37,7 +36,7 @@ BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 WORTH_SHARING = 256 << 10
 
 _threads = 0  # 0: not decided yet
-_pool: ThreadPoolExecutor | None = None
+_tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()  # for the threads beside the caller's
 
 
 def get_num_threads() -> int:
@@ -51,9 +50,7 @@ def set_num_threads(threads: int) -> int:
     Limits BLAS to one thread. Results are the same to the bit for the same number of threads; between different
     numbers, sums may differ by rounding.
     """
-    from concurrent.futures import ThreadPoolExecutor  # here, since importing tinyres should take no time
-
-    global _threads, _pool
+    global _threads, _tasks
     if threads < 0:
         raise ValueError(f"set_num_threads: threads is {threads}, expected 1 or more, or 0 for as many as BLAS has")
     try:
@@ -65,11 +62,19 @@ def set_num_threads(threads: int) -> int:
         threads = threads or max((library.num_threads for library in blas.lib_controllers), default=1)
         blas.limit(limits=1)
     keep_freed_memory()
-    if _pool is not None:
-        _pool.shutdown()
-    _pool = ThreadPoolExecutor(threads - 1, "tinyres") if threads > 1 else None  # the caller works, too
-    _threads = threads
+    for _ in range(_threads - 1):
+        _tasks.put(None)
+    _threads, _tasks = threads, queue.SimpleQueue()
+    for _ in range(threads - 1):  # the caller works, too
+        threading.Thread(target=serve, args=(_tasks,), name="tinyres", daemon=True).start()
     return threads
+
+
+def serve(tasks: queue.SimpleQueue[Any]) -> None:
+    """What a thread beside the caller's does until it gets None."""
+    for task in iter(tasks.get, None):
+        task()
+        del task  # which holds memory, or might
 
 
 def keep_freed_memory() -> None:
@@ -108,21 +113,32 @@ def for_each(step: Callable[[B], T], blocks: Iterable[B], array: Array) -> list[
     results: list[T | None] = [None] * len(blocks)
     rest = iter(range(len(blocks)))  # shared by all threads
     job = [(step, blocks, results)]
+    errors: list[BaseException] = []
 
     def work() -> None:
         for index in rest:
             step, blocks, results = job[0]
             results[index] = step(blocks[index])
 
-    # Each in a copy of the caller's context: np.errstate holds in all threads.
-    others = range(threads_for(len(blocks), array) - 1)
-    futures = [_pool.submit(contextvars.copy_context().run, work) for _ in others] if _pool is not None else []
+    def help(at_work: threading.Lock) -> None:
+        if at_work.acquire(blocking=False):  # else the caller is done already
+            try:
+                work()
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                at_work.release()
+
+    helpers = [threading.Lock() for _ in range(threads_for(len(blocks), array) - 1)]
+    for helper in helpers:  # each in a copy of the caller's context: np.errstate holds in all threads
+        _tasks.put(functools.partial(contextvars.copy_context().run, help, helper))
     try:
         work()
     finally:
-        failed = [future.exception() for future in futures if not future.cancel()]  # those that began are waited for
-        job.clear()  # a thread that wakes up later finds nothing to do, and should hold no memory till then
-    for error in filter(None, failed):
+        for helper in helpers:
+            helper.acquire()  # those that began are waited for; one that wakes up later finds the lock taken,
+        job.clear()  # and should hold no memory till then
+    for error in errors:
         raise error
     return results  # type: ignore[return-value]
 
@@ -197,11 +213,11 @@ def total(parts: Iterable[Array]) -> Array:
     return functools.reduce(lambda sum, part: add(sum, part, out=sum), parts)
 
 
-def _forget_pool() -> None:
-    """In a forked child the pool's threads do not exist: make new ones when they are needed."""
-    global _threads, _pool
-    _threads, _pool = 0, None
+def _forget_threads() -> None:
+    """In a forked child the threads do not exist: make new ones when they are needed."""
+    global _threads
+    _threads = 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_threads)

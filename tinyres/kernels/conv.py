@@ -178,9 +178,10 @@ def sweep(
 
 def columns(x: Array, rows: slice, window: Window) -> Array:
     """im2col for some rows of the output, into a workspace: (N·rows·OW, KH·KW·C)."""
-    view = window.view(window.strip(x, rows))
+    strip, (sh, sw) = window.strip(x, rows), window.stride
     if window.kernel == (1, 1):
-        return view.reshape(-1, x.shape[-1])  # at stride 1, no copy
+        return strip[:, ::sh, ::sw].reshape(-1, x.shape[-1])  # at stride 1, no copy
+    view = window.view(strip)
     copy = workspace("columns", view.shape, x)
     copy[...] = view
     return copy.reshape(-1, math.prod(view.shape[3:]))

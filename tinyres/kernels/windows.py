@@ -137,9 +137,11 @@ def rectangle(x: Array, top: int, left: int, height: int, width: int) -> Array:
     if inside.shape == (n, height, width, c):
         return inside
     padded = workspace("rectangle", (n, height, width, c), x)
-    padded[...] = 0
     above, before = max(-top, 0), max(-left, 0)
-    padded[:, above : above + inside.shape[1], before : before + inside.shape[2]] = inside
+    below, after = above + inside.shape[1], before + inside.shape[2]
+    padded[:, above:below, before:after] = inside
+    for border in (padded[:, :above], padded[:, below:], padded[:, :, :before], padded[:, :, after:]):
+        border[...] = 0
     return padded
 
 
