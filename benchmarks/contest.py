@@ -45,13 +45,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contest:
-    """What is timed side by side, each entry with `threads` threads of the host, on the CPU or on "cuda"."""
+    """What is timed side by side, each entry with `threads` threads of the host, on the CPU or on "cuda".
+
+    settle: whether an untimed step goes before each timed one. Where some entries take a hundred times as long as
+    others, these find their memory gone from the caches, and their code even from memory, after each wait.
+    """
 
     group: str
     name: str
     threads: int
     entries: Sequence[Entry]
     device: str = "cpu"
+    settle: bool = False
 
 
 class Spread(NamedTuple):
@@ -109,7 +114,7 @@ class Worker:
     """A process that takes an entry's steps when it is asked to."""
 
     def __init__(self, entry: Entry, contest: Contest, python: str) -> None:
-        self.entry, self.steps = entry, 1
+        self.entry, self.steps, self.settle = entry, 1, contest.settle
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", entry.contestant, json.dumps(entry.task)],
@@ -137,6 +142,8 @@ class Worker:
     def turn(self) -> float:
         """Seconds of one step."""
         time.sleep(PAUSE)
+        if self.settle:
+            self.ask("go")
         return self.ask(f"go {self.steps}")  # type: ignore[no-any-return]
 
     def warm_up(self) -> None:

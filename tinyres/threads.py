@@ -176,10 +176,11 @@ def threads_for(blocks: int, array: Array) -> int:
 def blockwise(step: Callable[..., None], *arrays: Array) -> None:
     """Call `step(*parts)`, which changes arrays element by element, for blocks of them: the same part of each array.
 
-    The arrays have one shape. Where they are on a GPU, or differ in their memory layout, that is a single call.
+    The arrays have one shape. Where they are small, on a GPU, or differ in their memory layout, that is a single call.
     """
     first = arrays[0]
-    if device_of(first) == "cuda" or any(steps(array) != steps(first) for array in arrays):
+    small = len(arrays) * first.nbytes <= WORTH_SHARING
+    if small or device_of(first) == "cuda" or any(steps(array) != steps(first) for array in arrays):
         return step(*arrays)
     vectors = [flat(array) for array in arrays]
     if not np.may_share_memory(first, vectors[0]):  # a view with gaps: its vector is a copy
