@@ -143,15 +143,22 @@ def for_each(step: Callable[[B], T], blocks: Iterable[B], array: Array) -> list[
     return results  # type: ignore[return-value]
 
 
-def for_sum(step: Callable[[B], Array], blocks: Iterable[B], array: Array, sum_bytes: int) -> Array:
+def for_sum(
+    step: Callable[[B], Array],
+    blocks: Iterable[B],
+    array: Array,
+    sum_bytes: int,
+    finish: Callable[[Array], Array] = lambda sum: sum,
+) -> Array:
     """Σ step(block), of arrays of so many bytes, to the same bit each time: neighbouring blocks are added up by one
-    thread, and those sums in order. There are as many as stay in the cache, at least one for each thread."""
+    thread, and those sums in order. There are as many as stay in the cache, at least one for each thread.
+    finish: something linear that is still to be done to each."""
     blocks = list(blocks)
     threads = threads_for(len(blocks), array)
     count = threads * max(1, BLOCK_BYTES[device_of(array)] // max(1, threads * sum_bytes))
 
     def work(share: slice) -> Array:
-        return functools.reduce(operator.iadd, map(step, blocks[share]))
+        return finish(functools.reduce(operator.iadd, map(step, blocks[share])))
 
     return total(for_each(work, cut(len(blocks), count), array))
 

@@ -202,7 +202,7 @@ class Lanes:
 
     def tile(self, vector: Array, dtype: Any = None) -> Array:
         """A per-channel vector (C,), once for each of the k pixels of a row: (k·C,)."""
-        row = vector if self.k == 1 else xp(self.rows).tile(vector, self.k)
+        row = vector if self.k == 1 else xp(self.rows).concatenate([vector] * self.k)
         return row.astype(dtype or self.rows.dtype)
 
     def centred(self, rows: slice, centre: Array | None) -> Array:
@@ -215,7 +215,10 @@ class Lanes:
     def column_sums(self, *blocks: Array) -> Array:
         """The sums over each block's rows, (B, k·C): ones @ block."""
         ones = xp(self.rows).ones(len(blocks[0]), dtype=self.sum_dtype)
-        return xp(self.rows).stack([ones @ block.astype(self.sum_dtype, copy=False) for block in blocks])
+        sums = xp(self.rows).empty((len(blocks), self.width), dtype=self.sum_dtype)
+        for row, block in zip(sums, blocks, strict=True):
+            row[...] = ones @ block.astype(self.sum_dtype, copy=False)
+        return sums
 
     def fold(self, sums: Array) -> Array:
         """Sums over rows (…, k·C) → sums over all pixels (…, C)."""

@@ -60,8 +60,11 @@ def sweep(
     if dy is None:
         for_each(step, places, x)
         return y, None
-    sums = for_sum(step, places, x, 6 * kw * c * o * x.itemsize)  # (6, KW·C, O)
-    return y, (G.T.astype(x.dtype) @ sums.reshape(6, -1)).reshape(3, kw, c, o)
+
+    def unmix(sums: Array) -> Array:  # (6, KW·C, O)
+        return (G.T.astype(x.dtype) @ sums.reshape(6, -1)).reshape(3, kw, c, o)
+
+    return y, for_sum(step, places, x, 6 * kw * c * o * x.itemsize, unmix)
 
 
 def mixed_rows(place: Strip, x: Array, window: Window) -> Array:

@@ -74,8 +74,11 @@ def sweep(
     if dy is None:
         for_each(step, places, x)
         return y, None
-    sums = for_sum(step, places, x, kernel_bytes)  # (36, C, O)
-    return y, (G.T.astype(x.dtype) @ sums.reshape(36, -1)).reshape(3, 3, c, o)
+
+    def unmix(sums: Array) -> Array:  # (36, C, O)
+        return (G.T.astype(x.dtype) @ sums.reshape(36, -1)).reshape(3, 3, c, o)
+
+    return y, for_sum(step, places, x, kernel_bytes, unmix)
 
 
 def mix(matrix: Array, tiles: Array, name: str) -> Array:
