@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WARM_UP_ROUNDS = 2
 TURN = 0.1  # seconds that a turn lasts at least: a shorter step is taken several times, and its mean counts
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+COLD = 3.0  # seconds: to a step shorter than that it matters that caches are cold after a wait, so one goes before it
 PAUSE = 0.05  # seconds before each turn, in which the threads of the last contestant stop spinning
 
 
@@ -45,18 +46,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contest:
-    """What is timed side by side, each entry with `threads` threads of the host, on the CPU or on "cuda".
-
-    settle: whether an untimed step goes before each timed one. Where some entries take a hundred times as long as
-    others, these find their memory gone from the caches, and their code even from memory, after each wait.
-    """
+    """What is timed side by side, each entry with `threads` threads of the host, on the CPU or on "cuda"."""
 
     group: str
     name: str
     threads: int
     entries: Sequence[Entry]
     device: str = "cpu"
-    settle: bool = False
 
 
 class Spread(NamedTuple):
@@ -114,7 +110,7 @@ class Worker:
     """A process that takes an entry's steps when it is asked to."""
 
     def __init__(self, entry: Entry, contest: Contest, python: str) -> None:
-        self.entry, self.steps, self.settle = entry, 1, contest.settle
+        self.entry, self.steps, self.latest = entry, 1, 0.0
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", entry.contestant, json.dumps(entry.task)],
@@ -142,9 +138,10 @@ class Worker:
     def turn(self) -> float:
         """Seconds of one step."""
         time.sleep(PAUSE)
-        if self.settle:
+        if self.latest < COLD:
             self.ask("go")
-        return self.ask(f"go {self.steps}")  # type: ignore[no-any-return]
+        self.latest = self.ask(f"go {self.steps}")
+        return self.latest
 
     def warm_up(self) -> None:
         self.steps = math.ceil(TURN / self.turn())

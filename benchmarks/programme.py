@@ -20,7 +20,7 @@ def contests(
 ) -> list[Contest]:
     """The groups' contests, each with each number of threads; start-up with the largest only."""
     return [
-        Contest(group, name, count, entries, device, settle=group == "scaling")
+        Contest(group, name, count, entries, device)
         for group in groups
         for name, entries in GROUPS[group](available, quick)
         for count in (threads if group != "startup" else [max(threads)])
