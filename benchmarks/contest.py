@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WARM_UP_ROUNDS = 2
 TURN = 0.1  # seconds that a turn lasts at least: a shorter step is taken several times, and its mean counts
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-COLD = 3.0  # seconds: to a step shorter than that it matters that caches are cold after a wait, so one goes before it
+COLD = 3.0  # seconds: a step shorter than that is taken once untimed, since the first one after a wait tends to be slow
 PAUSE = 0.05  # seconds before each turn, in which the threads of the last contestant stop spinning
 
 

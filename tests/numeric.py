@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+ARGUMENTS = 10  # of a kernel, at most
+
 
 def copied(values: Sequence[Any]) -> list[Any]:
     """The values, arrays as copies in the same memory order: a call may move running statistics in place."""
@@ -16,7 +18,7 @@ def copied(values: Sequence[Any]) -> list[Any]:
 def gradients_of(pullback: Callable[[Any], Any], dy: Any, wrt: Sequence[int]) -> dict[int, Any]:
     """The gradients of the inputs at positions `wrt`, those given as functions computed, as the engine does."""
     parts = pullback(dy)
-    parts = parts([position in wrt for position in range(max(wrt) + 3)]) if callable(parts) else parts
+    parts = parts([position in wrt for position in range(ARGUMENTS)]) if callable(parts) else parts
     parts = parts if isinstance(parts, tuple) else (parts,)
     return {position: parts[position]() if callable(parts[position]) else parts[position] for position in wrt}
 

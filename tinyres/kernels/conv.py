@@ -113,9 +113,7 @@ def convolve(
             dx, dk = gradients_of(g, x, kernels, window, *needed[:2])  # (N, H, W, C), (KH, KW, C, O)
             return (
                 channels_first(dx) if needed[0] else None,  # (N, C, H, W)
-                channels_first(xp(g).ascontiguousarray(dk.transpose(3, 0, 1, 2)))
-                if needed[1]
-                else None,  # (O, C, KH, KW)
+                channels_first(channels_last(dk.transpose(3, 2, 0, 1))) if needed[1] else None,  # (O, C, KH, KW)
                 g.sum(axis=(0, 1, 2), dtype=sum_dtype(g)).astype(g.dtype, copy=False) if needed[2] else None,  # (O,)
             )
 
