@@ -70,7 +70,8 @@ def sweep(
 
     kernel_bytes = 36 * c * o * x.itemsize  # of the mixed ones, which each block walks over
     tile_bytes = 36 * (c + o) * x.itemsize
-    places = bands(len(x), oh, tiles_along(ow) * tile_bytes, x, kernel_bytes, turns=2 if dy is None else 1)
+    turns = 2 if dy is None else 1  # a block's sums are as large as the mixed kernels: the fewer there are, the better
+    places = bands(len(x), oh, tiles_along(ow) * tile_bytes, x, kernel_bytes, turns)
     if dy is None:
         for_each(step, places, x)
         return y, None
