@@ -15,7 +15,12 @@ def relu(input: Array) -> Result:
 
     def pullback(dy: Array) -> Array:
         dx = xp(dy).empty_like(dy)
-        blockwise(lambda dy, y, dx: xp(dy).multiply(dy, y > 0, out=dx), dy, y, dx)
+
+        def gate(dx: Array, dy: Array, y: Array) -> None:
+            dx[...] = y > 0  # as numbers: NumPy is faster with them than with a mask
+            dx *= dy
+
+        blockwise(gate, dx, dy, y)
         return dx
 
     return y, pullback

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from tinyres.backend import Array, workspace, xp
+from tinyres.backend import Array, as_strided, workspace, xp
 from tinyres.threads import block_size
 
 Pair = int | tuple[int, int]
@@ -125,7 +125,7 @@ class Window(NamedTuple):
         shape = (n, (h - eh) // sh + 1, (w - ew) // sw + 1, kh, kw, c)
         by_image, by_row, by_pixel, by_channel = padded.strides
         strides = (by_image, by_row * sh, by_pixel * sw, by_row * dh, by_pixel * dw, by_channel)
-        return xp(padded).lib.stride_tricks.as_strided(padded, shape, strides)
+        return as_strided(padded, shape, strides)
 
 
 def rectangle(x: Array, top: int, left: int, height: int, width: int) -> Array:

@@ -13,6 +13,7 @@ All of it is linear, so the gradient by g is the same walk backwards: every matr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,7 @@ def sweep(
     def step(place: Strip) -> Any:
         pixels = mix(B.T, seen_by(place, x, ow, window), "pixels").reshape(36, -1, c)  # (36, N·T·U, C)
         if output:
-            products = workspace("products", (36, pixels.shape[1], o), x)
+            products = apart("products", 36, pixels.shape[1] * o, x).reshape(36, -1, o)
             np.matmul(pixels, mixed, out=products)
             lay_down(mix(A.T, products.reshape(36, -1), "tiles"), y[place])  # (16, N·T·U·O)
             finish(y[place], place)
@@ -70,7 +71,7 @@ def sweep(
 
     kernel_bytes = 36 * c * o * x.itemsize  # of the mixed ones, which each block walks over
     tile_bytes = 36 * (c + o) * x.itemsize
-    turns = 2 if dy is None else 1  # a block's sums are as large as the mixed kernels: the fewer there are, the better
+    turns = 1  # fewer and larger blocks: longer products, and fewer sums, which are as large as the mixed kernels
     places = bands(len(x), oh, tiles_along(ow) * tile_bytes, x, kernel_bytes, turns)
     if dy is None:
         for_each(step, places, x)
@@ -84,21 +85,27 @@ def sweep(
 
 def mix(matrix: Array, tiles: Array, name: str) -> Array:
     """(K, L) @ (L, …), in a workspace."""
-    return np.matmul(matrix.astype(tiles.dtype), tiles, out=workspace(name, (len(matrix), tiles.shape[1]), tiles))
+    return np.matmul(matrix.astype(tiles.dtype), tiles, out=apart(name, len(matrix), tiles.shape[1], tiles))
+
+
+def apart(name: str, rows: int, length: int, like: Array) -> Array:
+    """A workspace of so many rows, a cache line between them: rows a power of two apart would drive each other out of
+    the cache. (rows, length)"""
+    return workspace(name, (rows, length + 64 // like.itemsize), like)[:, :length]
 
 
 def mix_kernels(kernels: Array) -> Array:
-    """G g Gᵀ: (3, 3, C, O) → (36, C, O). A view whose memory has the channels in the order of the kernels'."""
-    first, last = (2, 3) if kernels.strides[3] < kernels.strides[2] else (3, 2)
-    flat = kernels.transpose(first, 0, 1, last).reshape(kernels.shape[first], 9, -1)
-    mixed = np.empty((len(flat), 36, flat.shape[2]), dtype=kernels.dtype)
-    matrix = G.astype(kernels.dtype)
+    """G g Gᵀ: (3, 3, C, O) → (36, C, O)."""
+    *_, c, o = kernels.shape
+    by_channel = kernels.transpose(2, 0, 1, 3)  # (C, 3, 3, O)
+    mixed, matrix = np.empty((36, c, o), dtype=kernels.dtype), G.astype(kernels.dtype)
 
     def multiply(block: slice) -> None:
-        np.matmul(matrix, flat[block], out=mixed[block])
+        flat = np.ascontiguousarray(by_channel[block]).reshape(-1, 9, o)
+        np.matmul(matrix, flat, out=mixed[:, block].swapaxes(0, 1))
 
-    for_each(multiply, blocks(len(flat), mixed[0].nbytes, mixed), mixed)
-    return mixed.transpose(1, 0, 2) if first == 2 else mixed.transpose(1, 2, 0)
+    for_each(multiply, blocks(c, 36 * o * mixed.itemsize, mixed), mixed)
+    return mixed
 
 
 def seen_by(place: Strip, x: Array, ow: int, window: Window) -> Array:
@@ -118,9 +125,9 @@ def cut(x: Array, top: int, left: int, height: int, width: int, side: int) -> Ar
     over = side - TILE
     whole = rectangle(x, top, left, tiles_along(height) * TILE + over, tiles_along(width) * TILE + over)
     squares = Window((side, side), (TILE, TILE), (0, 0)).view(whole).transpose(3, 4, 0, 1, 2, 5)
-    copy = workspace("cut", squares.shape, x)  # (side, side, N, T, U, C)
-    copy[...] = squares
-    return copy.reshape(side**2, -1)
+    copy = apart("cut", side**2, math.prod(squares.shape[2:]), x)
+    copy.reshape(squares.shape)[...] = squares  # (side, side, N, T, U, C)
+    return copy
 
 
 def lay_down(tiles: Array, y: Array) -> None:
