@@ -129,16 +129,16 @@ def im2col(x: Array, window: Window) -> Array:
     return view.reshape(-1, math.prod(view.shape[3:]))  # this copies
 
 
-def col2im(columns: Array, shape: tuple[int, ...], window: Window) -> Array:
-    """The adjoint of im2col: add each window's values back to the pixels they came from; `shape`: (N, H, W, C)."""
+def col2im(columns: Array, shape: tuple[int, ...], window: Window, out: Array | None = None) -> Array:
+    """The adjoint of im2col: add each window's values back to the pixels they came from, (N, H, W, C), in `out` or a
+    new array. shape: (N, H, W, C)."""
     n, h, w, c = shape
-    (kh, kw), (ph, pw) = window.kernel, window.padding
-    oh, ow = window.output_size("col2im", h, w)
-    columns = columns.reshape(n, oh, ow, kh, kw, c)
-    x = xp(columns).zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=columns.dtype)
-    for i, j, pixels in window.taps(oh, ow):
-        x[pixels] += columns[:, :, :, i, j]
-    return window.unpad(x)
+    columns = columns.reshape(n, *window.output_size("col2im", h, w), math.prod(window.kernel), c)
+    x = xp(columns).empty(shape, dtype=columns.dtype) if out is None else out
+    x[...] = 0
+    for tap, (windows, pixels) in enumerate(window.inside(h, w)):
+        x[pixels] += columns[(*windows, tap)]
+    return x
 
 
 def sweep(
@@ -221,7 +221,7 @@ def scatter(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -
 
     def add_back(images: slice) -> None:
         columns = dy[images].reshape(-1, o) @ matrix if whole is None else whole.reshape(n, -1)[images]
-        dx[images] = col2im(columns, dx[images].shape, window)
+        col2im(columns, dx[images].shape, window, out=dx[images])
 
     for_each(add_back, blocks(n, dy[0].size // o * matrix.shape[1] * dy.itemsize, dy), dy)
     return dx

@@ -70,23 +70,25 @@ def avg_pool2d(
     input: (N, C, H, W). Returns (N, C, OH, OW). stride: kernel_size if None.
     """
     window = pooling_window("avg_pool2d", input, kernel_size, stride, padding)
-    n, c, h, w = input.shape
-    x = window.pad(channels_last(input))
+    x = channels_last(input)  # (N, H, W, C)
+    n, h, w, c = x.shape
     oh, ow = window.output_size("avg_pool2d", h, w)
-    inside = window.pad(xp(x).ones((1, h, w, 1), dtype=x.dtype), 1.0 if count_include_pad else 0.0)
+    taps = list(window.inside(h, w))
     y, count = xp(x).zeros((n, oh, ow, c), dtype=x.dtype), xp(x).zeros((1, oh, ow, 1), dtype=x.dtype)
-    for _, _, pixels in window.taps(oh, ow):
-        y += x[pixels]
-        count += inside[pixels]
+    for seen_by, seen in taps:
+        y[seen_by] += x[seen]
+        count[seen_by] += 1
+    if count_include_pad:
+        count[...] = math.prod(window.kernel)
     y /= count
-    padded_shape = x.shape
+    shape = x.shape
 
     def pullback(dy: Array) -> Array:  # dy: (N, C, OH, OW)
         share = channels_last(dy) / count
-        dx = xp(dy).zeros(padded_shape, dtype=dy.dtype)
-        for _, _, pixels in window.taps(oh, ow):
-            dx[pixels] += share
-        return channels_first(window.unpad(dx))
+        dx = xp(dy).zeros(shape, dtype=dy.dtype)
+        for seen_by, seen in taps:
+            dx[seen] += share[seen_by]
+        return channels_first(dx)
 
     return channels_first(y), pullback
 

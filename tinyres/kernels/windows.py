@@ -104,20 +104,6 @@ class Window(NamedTuple):
         bottom = (rows.stop - 1) * self.stride[0] - ph + self.extent[0]
         return rectangle(x, top, -pw, bottom - top, w + 2 * pw)
 
-    def unpad(self, padded: Array) -> Array:
-        """(N, H + 2·PH, W + 2·PW, C) → (N, H, W, C): the inside, a view."""
-        (ph, pw), (_, h, w, _) = self.padding, padded.shape
-        return padded[:, ph : h - ph, pw : w - pw]
-
-    def taps(self, oh: int, ow: int) -> Iterator[tuple[int, int, Any]]:
-        """For each kernel position (i, j): the padded image's pixels that all the windows see there, as an index."""
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
-        for i in range(kh):
-            for j in range(kw):
-                rows = slice(i * dh, i * dh + (oh - 1) * sh + 1, sh)
-                columns = slice(j * dw, j * dw + (ow - 1) * sw + 1, sw)
-                yield i, j, (slice(None), rows, columns)
-
     def view(self, padded: Array) -> Array:
         """All windows of padded images, (N, OH, OW, KH, KW, C): a view, each pixel in many places."""
         (eh, ew), (kh, kw), (sh, sw), (dh, dw) = self.extent, self.kernel, self.stride, self.dilation
