@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyres.backend import Array, device_of, generator, to_device, xp
-from tinyres.kernels.elementwise import Result, reduced_shape
+from tinyres.kernels.elementwise import Result, gate, reduced_shape
 from tinyres.threads import blockwise
 
 
@@ -15,12 +15,7 @@ def relu(input: Array) -> Result:
 
     def pullback(dy: Array) -> Array:
         dx = xp(dy).empty_like(dy)
-
-        def gate(dx: Array, dy: Array, y: Array) -> None:
-            dx[...] = y > 0  # as numbers: NumPy is faster with them than with a mask
-            dx *= dy
-
-        blockwise(gate, dx, dy, y)
+        blockwise(lambda dx, dy, y: gate(dy, y > 0, out=dx), dx, dy, y)
         return dx
 
     return y, pullback

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyres.backend import Array, device_of, workspace, xp
-from tinyres.kernels.elementwise import Result, check_floating, sum_dtype
+from tinyres.kernels.elementwise import Result, check_floating, gate, sum_dtype
 from tinyres.kernels.windows import channels_first, channels_last
 from tinyres.threads import blocks, for_each
 
@@ -130,8 +130,7 @@ def fused(
 
         def sums(rows: slice) -> Array:
             if activated is not None:
-                g.rows[rows] = activated[rows] > 0  # as numbers: NumPy is faster with them than with a mask
-                g.rows[rows] *= incoming.rows[rows]
+                gate(incoming.rows[rows], activated[rows] > 0, out=g.rows[rows])
             return x.column_sums(g.rows[rows], product(x.centred(rows, centre), g.rows[rows]))
 
         dbias, dweight = x.fold(x.for_blocks(sums))  # (C,): Σ g, Σ g·(x − μ) or Σ g·x

@@ -34,6 +34,13 @@ def sum_dtype(array: Array) -> Any:
     return "float32" if array.dtype == "float16" else array.dtype
 
 
+def gate(array: Array, mask: Array, out: Array) -> Array:
+    """array · mask, in `out`, of one shape. The mask is made numbers first: NumPy is faster to multiply by them."""
+    out[...] = mask
+    out *= array
+    return out
+
+
 def floats(*values: Any) -> tuple[Any, ...]:
     """The values, arrays of integers beside floating ones made floating: NumPy alone would widen float32 for them."""
     dtypes = [value.dtype for value in values if is_array(value) and value.dtype.kind == "f"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from tinyres.backend import Array, device_of, xp
-from tinyres.kernels.elementwise import Result, check_floating
+from tinyres.backend import Array, device_of, workspace, xp
+from tinyres.kernels.elementwise import Result, check_floating, gate
 from tinyres.kernels.windows import Pair, Window, channels_first, channels_last, pair
 from tinyres.threads import blocks, for_each
 
@@ -48,9 +48,7 @@ def max_pool2d(input: Array, kernel_size: Pair, stride: Pair | None = None, padd
                     won |= pixels[seen] != pixels[seen]
                 won &= waiting[seen_by]
                 waiting[seen_by] ^= won
-                share = won.astype(dy.dtype)  # NumPy multiplies by numbers faster than by a mask
-                share *= gradient[seen_by]
-                block[seen] += share
+                block[seen] += gate(gradient[seen_by], won, out=workspace("share", won.shape, dy))
 
         for_each(give_to_winners, blocks(n, y[0].nbytes, y), y)
         return channels_first(dx)
@@ -74,12 +72,12 @@ def avg_pool2d(
     n, h, w, c = x.shape
     oh, ow = window.output_size("avg_pool2d", h, w)
     taps = list(window.inside(h, w))
-    y, count = xp(x).zeros((n, oh, ow, c), dtype=x.dtype), xp(x).zeros((1, oh, ow, 1), dtype=x.dtype)
+    y = xp(x).zeros((n, oh, ow, c), dtype=x.dtype)
+    count = xp(x).full((1, oh, ow, 1), math.prod(window.kernel) if count_include_pad else 0, dtype=x.dtype)
     for seen_by, seen in taps:
         y[seen_by] += x[seen]
-        count[seen_by] += 1
-    if count_include_pad:
-        count[...] = math.prod(window.kernel)
+        if not count_include_pad:
+            count[seen_by] += 1
     y /= count
     shape = x.shape
 

@@ -71,12 +71,12 @@ class Window(NamedTuple):
             )
         return (height + 2 * ph - eh) // sh + 1, (width + 2 * pw - ew) // sw + 1
 
-    def pad(self, x: Array, value: float = 0.0) -> Array:
-        """(N, H, W, C) → (N, H + 2·PH, W + 2·PW, C), the border filled with `value`."""
+    def pad(self, x: Array) -> Array:
+        """(N, H, W, C) → (N, H + 2·PH, W + 2·PW, C), the border zero."""
         (ph, pw), (n, h, w, c) = self.padding, x.shape
         if not (ph or pw):
             return x
-        padded = xp(x).full((n, h + 2 * ph, w + 2 * pw, c), value, dtype=x.dtype)
+        padded = xp(x).zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=x.dtype)
         padded[:, ph : ph + h, pw : pw + w] = x
         return padded
 
