@@ -52,6 +52,17 @@ def test_a_sum_over_blocks_is_the_same_each_time(restored, count, sum_bytes):
     assert len(sums) == 1 and abs(sums.pop() - numbers.sum(dtype=np.float64)) < 1e-5
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("m, k, n", [(900, 90, 70), (70, 90, 900), (2, 3000, 800), (3, 4, 5), (0, 4, 5), (4, 0, 5)])
+def test_a_product_is_shared_out_along_its_longer_side(restored, count, m, k, n):
+    threads.set_num_threads(count)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((m, k)), rng.standard_normal((n, k)).T
+    found = threads.matmul(a, b)
+    assert found.shape == (m, n)
+    np.testing.assert_allclose(found, np.einsum("mk,kn->mn", a, b), rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("count, pieces", [(7, 3), (3, 7), (1, 1), (8, 4)])
 def test_cut(count, pieces):
     slices = threads.cut(count, pieces)

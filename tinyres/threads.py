@@ -34,6 +34,8 @@ B = TypeVar("B")
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 # Below so many bytes a block is worked on sooner than it is handed to another thread.
 WORTH_SHARING = 256 << 10
+# And a matrix product of fewer multiply-adds is made sooner.
+WORTH_SHARING_PRODUCTS = 4 << 20
 
 _threads = 0  # 0: not decided yet
 _tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()  # for the threads beside the caller's
@@ -206,6 +208,23 @@ def add(a: Array, b: Array, out: Array | None = None) -> Array:
     """a + b, of one shape, in `out` or a new array."""
     out = xp(a).empty_like(a) if out is None else out
     blockwise(lambda out, a, b: xp(a).add(a, b, out=out), out, a, b)
+    return out
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b, (M, K) @ (K, N) → (M, N): each thread makes some of the rows or, of a wide result, columns."""
+    rows, columns = len(a), b.shape[1]
+    if a.size * columns < WORTH_SHARING_PRODUCTS:
+        return a @ b
+    out = xp(a).empty((rows, columns), dtype=xp(a).result_type(a, b))
+
+    def work(share: slice) -> None:
+        if rows >= columns:
+            xp(out).matmul(a[share], b, out=out[share])
+        else:
+            xp(out).matmul(a, b[:, share], out=out[:, share])
+
+    for_each(work, shares(max(rows, columns), out), out)
     return out
 
 

@@ -12,13 +12,14 @@ def relu(input: Array) -> Result:
     y = xp(input).empty_like(input)
     # NumPy is three times as fast with an array of zeros as with the number 0.
     blockwise(lambda x, y: xp(x).maximum(x, xp(x).zeros_like(x), out=y), input, y)
+    return y, lambda dy: where_positive(dy, y)
 
-    def pullback(dy: Array) -> Array:
-        dx = xp(dy).empty_like(dy)
-        blockwise(lambda dx, dy, y: gate(dy, y > 0, out=dx), dx, dy, y)
-        return dx
 
-    return y, pullback
+def where_positive(dy: Array, y: Array) -> Array:
+    """dy where y > 0, else 0: what a rectifier lets through backward."""
+    dx = xp(dy).empty_like(dy)
+    blockwise(lambda dx, dy, y: gate(dy, y > 0, out=dx), dx, dy, y)
+    return dx
 
 
 def sigmoid(input: Array) -> Result:

@@ -133,7 +133,7 @@ def fused(
                 gate(incoming.rows[rows], activated[rows] > 0, out=g.rows[rows])
             return x.column_sums(g.rows[rows], product(x.centred(rows, centre), g.rows[rows]))
 
-        dbias, dweight = x.fold(x.for_blocks(sums))  # (C,): Σ g, Σ g·(x − μ) or Σ g·x
+        dbias, dweight = x.sums(sums)  # (C,): Σ g, Σ g·(x − μ) or Σ g·x
         dweight = (dweight if centre is not None else dweight - mean * dbias) * inverse_std  # Σ g·x̂
 
         # dx = a·g + b·x + c, which is γ/s · (g − mean(g) − x̂·mean(g·x̂)) (Ioffe & Szegedy 2015, §3, gathered).
@@ -190,20 +190,21 @@ class Lanes:
         but at most 1,024 of them in float32, whose sums are still good to the last digits."""
         return blocks(len(self.rows), max(self.width, 512) * self.rows.itemsize // 2, self.rows)
 
-    def for_blocks(self, step: Callable[[slice], Any]) -> Any:
-        """`step(rows)` for each block, shared out among threads. The results, if any, are summed in float64, in the
-        order of the blocks whatever the number of threads."""
-        results = for_each(step, self.blocks(), self.rows)
-        if results[0] is None:
-            return None
-        if len(results) == 1:
-            return results[0].astype("float64")
-        return xp(self.rows).stack(results).sum(axis=0, dtype="float64")
+    def for_blocks(self, step: Callable[[slice], Any]) -> list[Any]:
+        """`step(rows)` for each block, shared out among threads."""
+        return for_each(step, self.blocks(), self.rows)
+
+    def sums(self, step: Callable[[slice], Array]) -> Array:
+        """Σ step(rows), which gives (B, k·C), over all blocks, in their order whatever the number of threads, and over
+        the k pixels of a row: (B, C) in float64."""
+        parts = xp(self.rows).stack(self.for_blocks(step)).astype("float64")
+        return parts.reshape(*parts.shape[:2], self.k, self.channels).sum(axis=(0, 2))
 
     def tile(self, vector: Array, dtype: Any = None) -> Array:
         """A per-channel vector (C,), once for each of the k pixels of a row: (k·C,)."""
-        row = vector if self.k == 1 else xp(self.rows).concatenate([vector] * self.k)
-        return row.astype(dtype or self.rows.dtype)
+        row = xp(self.rows).empty((self.k, self.channels), dtype=dtype or self.rows.dtype)
+        row[...] = vector
+        return row.reshape(-1)
 
     def centred(self, rows: slice, centre: Array | None) -> Array:
         """A block of x − centre, to be summed: in a workspace or, where centre is None, itself. centre: (k·C,)."""
@@ -219,10 +220,6 @@ class Lanes:
         for row, block in zip(sums, blocks, strict=True):
             row[...] = ones @ block.astype(self.sum_dtype, copy=False)
         return sums
-
-    def fold(self, sums: Array) -> Array:
-        """Sums over rows (…, k·C) → sums over all pixels (…, C)."""
-        return sums if self.k == 1 else sums.reshape(*sums.shape[:-1], self.k, self.channels).sum(axis=-2)
 
     def images(self) -> Array:
         """Back to the shape of the batch, channels-last in memory."""
@@ -263,7 +260,7 @@ def averages(x: Lanes, centre: Array | None) -> Array:
         block = x.centred(rows, tiled)
         return x.column_sums(block, product(block, block))
 
-    return x.fold(x.for_blocks(sums)) / x.count
+    return x.sums(sums) / x.count
 
 
 def far(mean: Array, var: Array) -> bool:

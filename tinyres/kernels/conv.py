@@ -17,9 +17,10 @@ from typing import Any
 
 from tinyres.backend import Array, workspace, xp
 from tinyres.kernels import fewpixels, rowwise, winograd
+from tinyres.kernels.activation import where_positive
 from tinyres.kernels.elementwise import Needed, Result, check_floating, sum_dtype
 from tinyres.kernels.windows import Finish, Pair, Strip, Window, as_it_is, channels_first, channels_last, strips
-from tinyres.threads import blocks, for_each, for_sum
+from tinyres.threads import blocks, for_each, for_sum, matmul
 
 # A block may leave the cache to be so many times as large as the weights: BLAS copies them for each product.
 WORTH_COPYING = 3
@@ -71,7 +72,7 @@ def conv2d_add_relu(
     y, conv_pullback = convolve(input, weight, bias, stride, padding, dilation, groups, finish)
 
     def pullback(dy: Array) -> Any:  # dy: (N, O, OH, OW)
-        g = dy * (y > 0)
+        g = where_positive(dy, y)
 
         def gradients(needed: Needed = (True,) * 4) -> Any:
             dx, dw, db = conv_pullback(g)((needed[0], *needed[2:]))
@@ -217,7 +218,7 @@ def scatter(dy: Array, kernels: Array, shape: tuple[int, ...], window: Window) -
     n, o = shape[0], kernels.shape[-1]
     matrix = kernels.reshape(-1, o).T  # (O, KH·KW·C)
     dx = xp(dy).empty(shape, dtype=dy.dtype)
-    whole = fewpixels.multiply(dy.reshape(-1, o), matrix) if fewpixels.suits(dx, o, window) else None
+    whole = matmul(dy.reshape(-1, o), matrix) if fewpixels.suits(dx, o, window) else None
 
     def add_back(images: slice) -> None:
         columns = dy[images].reshape(-1, o) @ matrix if whole is None else whole.reshape(n, -1)[images]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinyres import threads
 from tinyres.backend import Array, is_array, memory_order, untranspose, xp
 
 Result = tuple[Array, Callable[[Array], Any]]
@@ -144,11 +145,14 @@ def matmul(input: Array, other: Array) -> Result:
 
     def pullback(dy: Array) -> Any:  # dy: (…, M, N)
         return (
-            lambda: unbroadcast(dy @ other.swapaxes(-1, -2), input.shape),  # (…, M, N) @ (…, N, K)
-            lambda: unbroadcast(input.swapaxes(-1, -2) @ dy, other.shape),  # (…, K, M) @ (…, M, N)
+            lambda: unbroadcast(product(dy, other.swapaxes(-1, -2)), input.shape),  # (…, M, N) @ (…, N, K)
+            lambda: unbroadcast(product(input.swapaxes(-1, -2), dy), other.shape),  # (…, K, M) @ (…, M, N)
         )
 
-    return input @ other, pullback
+    def product(a: Array, b: Array) -> Array:
+        return threads.matmul(a, b) if a.ndim == b.ndim == 2 else a @ b
+
+    return product(input, other), pullback
 
 
 # Reductions. `dim` is an axis, a tuple of axes, or None for all.

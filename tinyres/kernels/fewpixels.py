@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyres.backend import Array, device_of, workspace, xp
+from tinyres.backend import Array, device_of, workspace
 from tinyres.kernels.windows import Finish, Strip, Window, as_it_is, strips
-from tinyres.threads import for_each, shares
+from tinyres.threads import for_each, matmul
 
 FEW = 3  # pixels to an output channel
 
@@ -33,29 +33,14 @@ def sweep(
     (n, *_, c), o, (oh, ow) = x.shape, kernels.shape[3], window.output_size("conv2d", *x.shape[1:3])
     windows, y, dk = columns(x, window), None, None  # (N·OH·OW, KH·KW·C)
     if output:
-        y = multiply(windows, kernels.reshape(-1, o)).reshape(n, oh, ow, o)
+        y = matmul(windows, kernels.reshape(-1, o)).reshape(n, oh, ow, o)
         if finish is not as_it_is:
             for_each(lambda place: finish(y[place], place), strips(n, oh, y[0, 0].nbytes, x), x)
     if dy is not None:
         g = dy.reshape(-1, o)
-        dk = multiply(windows.T, g) if output else multiply(g.T, windows).T  # (KH·KW·C, O)
+        dk = matmul(windows.T, g) if output else matmul(g.T, windows).T  # (KH·KW·C, O)
         dk = dk.reshape(*window.kernel, c, o)
     return y, dk
-
-
-def multiply(a: Array, b: Array) -> Array:
-    """a @ b, (M, K) @ (K, N) → (M, N): each thread makes some of the rows or, of a wide result, columns."""
-    rows, columns = len(a), b.shape[1]
-    out = xp(a).empty((rows, columns), dtype=a.dtype)
-
-    def work(share: slice) -> None:
-        if rows >= columns:
-            xp(out).matmul(a[share], b, out=out[share])
-        else:
-            xp(out).matmul(a, b[:, share], out=out[:, share])
-
-    for_each(work, shares(max(rows, columns), out), out)
-    return out
 
 
 def columns(x: Array, window: Window) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tinyres.backend import Array
 from tinyres.kernels.elementwise import Result, floats, sum_dtype
+from tinyres.threads import matmul
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
@@ -22,15 +23,16 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias is {bias.shape}, expected ({weight.shape[0]},) for weight {weight.shape}")
     input, weight = floats(input, weight)
-    y = input @ weight.T  # (…, O)
+    x = input.reshape(-1, input.shape[-1])  # (R, I)
+    y = matmul(x, weight.T).reshape(*input.shape[:-1], len(weight))  # (…, O)
     if bias is not None:
         y += bias
 
     def pullback(dy: Array) -> Any:  # dy: (…, O)
         rows = dy.reshape(-1, dy.shape[-1])  # (R, O)
         return (
-            lambda: dy @ weight,  # (…, O) @ (O, I)
-            lambda: rows.T @ input.reshape(-1, input.shape[-1]),  # (O, R) @ (R, I)
+            lambda: matmul(rows, weight).reshape(input.shape),  # (R, O) @ (O, I)
+            lambda: matmul(rows.T, x),  # (O, R) @ (R, I)
             lambda: rows.sum(axis=0, dtype=sum_dtype(rows)).astype(rows.dtype, copy=False),  # (O,)
         )
 
