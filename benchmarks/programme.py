@@ -140,7 +140,7 @@ class Law(NamedTuple):
 
 
 def laws(quick: bool) -> list[Law]:
-    batches = (4, 8, 16, 32, 64) if quick else (128, 256, 512, 1024, 2048)
+    batches = (4, 8, 16, 32, 64) if quick else (256, 512, 1024, 2048, 4096)
     depths, batch = ((20, 32, 44, 56, 110), 4) if quick else ((56, 110, 164, 218, 272), 128)
     sides, few = ((32, 48, 64, 80, 96), 2) if quick else ((64, 80, 112, 160, 224), 8)
     return [
