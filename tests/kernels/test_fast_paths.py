@@ -31,7 +31,12 @@ def operands(seed, n, h, w, c, o, window, dtype):
 
 
 def check(path, x, kernels, dy, window, block_bytes, wanted):
-    """The output, the gradient by the kernels, and the two together."""
+    """The output, the gradient by the kernels, the two together, and the output finished block by block."""
+    bias, residual = dy[0, 0, 0] * 2, dy
+
+    def finish(block, place):
+        block += bias + residual[place]
+
     with pytest.MonkeyPatch.context() as patch:
         plain(patch)
         expected = conv.sweep(x, kernels, window)[0], conv.sweep(x, kernels, window, dy=dy, output=False)[1]
@@ -41,6 +46,8 @@ def check(path, x, kernels, dy, window, block_bytes, wanted):
         y, nothing = path.sweep(x, kernels, window)
         nothing_either, dk = path.sweep(x, kernels, window, dy=dy, output=False)
         both = path.sweep(x, kernels, window, dy=dy)
+        finished, _ = path.sweep(x, kernels, window, finish)
+    assert np.abs(finished - (y + bias + residual)).max() <= TOLERANCE[str(x.dtype)] * (1 + np.abs(y).max()) * 10
     assert nothing is None and nothing_either is None
     for found in ((y, dk), both):
         for one, other in zip(found, expected, strict=True):
@@ -118,6 +125,7 @@ def test_fewpixels(seed, n, h, w, c, o, kernel, stride, padding, dilation, layou
     x, kernels, dy = operands(seed, n, h, w, c, o, window, dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "threads_for", lambda blocks, array: min(workers, blocks))
+        patch.setattr(threads, "WORTH_SHARING_PRODUCTS", 0)
         check(fewpixels, x, kernels, dy, window, block_bytes, layout)
         patch.setattr(fewpixels, "suits", lambda *args: True)
         found, _ = conv.gradients_of(dy, x, layout(kernels), window, True, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tinyres.backend import Array
@@ -23,13 +24,14 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Result:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias is {bias.shape}, expected ({weight.shape[0]},) for weight {weight.shape}")
     input, weight = floats(input, weight)
-    x = input.reshape(-1, input.shape[-1])  # (R, I)
+    samples = math.prod(input.shape[:-1])
+    x = input.reshape(samples, input.shape[-1])  # (R, I)
     y = matmul(x, weight.T).reshape(*input.shape[:-1], len(weight))  # (…, O)
     if bias is not None:
         y += bias
 
     def pullback(dy: Array) -> Any:  # dy: (…, O)
-        rows = dy.reshape(-1, dy.shape[-1])  # (R, O)
+        rows = dy.reshape(samples, len(weight))  # (R, O)
         return (
             lambda: matmul(rows, weight).reshape(input.shape),  # (R, O) @ (O, I)
             lambda: matmul(rows.T, x),  # (O, R) @ (R, I)
