@@ -214,15 +214,15 @@ def add(a: Array, b: Array, out: Array | None = None) -> Array:
 def matmul(a: Array, b: Array) -> Array:
     """a @ b, (M, K) @ (K, N) → (M, N): each thread makes some of the rows or, of a wide result, columns."""
     rows, columns = len(a), b.shape[1]
-    if a.size * columns < WORTH_SHARING_PRODUCTS:
+    if threads_for(max(rows, columns), a) == 1 or a.size * columns < WORTH_SHARING_PRODUCTS:
         return a @ b
-    out = xp(a).empty((rows, columns), dtype=xp(a).result_type(a, b))
+    out: Array = np.empty((rows, columns), dtype=np.result_type(a, b))
 
     def work(share: slice) -> None:
         if rows >= columns:
-            xp(out).matmul(a[share], b, out=out[share])
+            np.matmul(a[share], b, out=out[share])
         else:
-            xp(out).matmul(a, b[:, share], out=out[:, share])
+            np.matmul(a, b[:, share], out=out[:, share])
 
     for_each(work, shares(max(rows, columns), out), out)
     return out
