@@ -12,6 +12,8 @@ per-channel vectors repeated k times.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +135,7 @@ def fused(
                 gate(incoming.rows[rows], activated[rows] > 0, out=g.rows[rows])
             return x.column_sums(g.rows[rows], product(x.centred(rows, centre), g.rows[rows]))
 
-        dbias, dweight = x.sums(sums)  # (C,): Σ g, Σ g·(x − μ) or Σ g·x
+        dbias, dweight = x.sum_blocks(sums)  # (C,): Σ g, Σ g·(x − μ) or Σ g·x
         dweight = (dweight if centre is not None else dweight - mean * dbias) * inverse_std  # Σ g·x̂
 
         # dx = a·g + b·x + c, which is γ/s · (g − mean(g) − x̂·mean(g·x̂)) (Ioffe & Szegedy 2015, §3, gathered).
@@ -194,11 +196,12 @@ class Lanes:
         """`step(rows)` for each block, shared out among threads."""
         return for_each(step, self.blocks(), self.rows)
 
-    def sums(self, step: Callable[[slice], Array]) -> Array:
+    def sum_blocks(self, step: Callable[[slice], Array]) -> Array:
         """Σ step(rows), which gives (B, k·C), over all blocks, in their order whatever the number of threads, and over
         the k pixels of a row: (B, C) in float64."""
-        parts = xp(self.rows).stack(self.for_blocks(step)).astype("float64")
-        return parts.reshape(*parts.shape[:2], self.k, self.channels).sum(axis=(0, 2))
+        first, *others = self.for_blocks(step)
+        total = functools.reduce(operator.iadd, others, first.astype("float64"))
+        return total if self.k == 1 else total.reshape(-1, self.k, self.channels).sum(axis=1)
 
     def tile(self, vector: Array, dtype: Any = None) -> Array:
         """A per-channel vector (C,), once for each of the k pixels of a row: (k·C,)."""
@@ -260,7 +263,7 @@ def averages(x: Lanes, centre: Array | None) -> Array:
         block = x.centred(rows, tiled)
         return x.column_sums(block, product(block, block))
 
-    return x.sums(sums) / x.count
+    return x.sum_blocks(sums) / x.count
 
 
 def far(mean: Array, var: Array) -> bool:
